@@ -1,0 +1,1 @@
+"""Entry points that run for long: training and benchmarks."""

@@ -1,0 +1,1 @@
+"""Models: what there is, how to get it, frames to tokens, tokens to words."""

@@ -1,0 +1,200 @@
+"""Frames to visual tokens: a vision tower run up to its feature layer, and VisionZip behind it.
+
+Works with CLIP, DINOv2 and SigLIP towers of transformers, on fused attention throughout: only the
+scoring layer's queries and keys are looked at, through hooks on that one instance. Knows nothing of
+language models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vzvideo import visionzip
+from vzvideo.errors import ModelError
+from vzvideo.models.preprocess import Preprocess
+from vzvideo.types import FrameBatch, Role, VisualTokens
+
+
+@dataclass(frozen=True)
+class ZipSettings:
+    """How frames are compressed.
+
+    dominant: tokens kept a frame, the CLS counted; None keeps all (no compression).
+    contextual: tokens the rest is merged into.
+    merge: see `visionzip.compress`.
+    """
+
+    dominant: int | None = 14
+    contextual: int = 3
+    merge: Literal["reference", "mean"] = "reference"
+
+    def tokens_per_frame(self, tokens: int) -> int:
+        """Of a frame's `tokens`, how many come out."""
+        if self.dominant is None:
+            return tokens
+        return self.dominant + min(self.contextual, tokens - self.dominant)
+
+
+NO_COMPRESSION = ZipSettings(dominant=None, contextual=0)
+
+
+class Scored(NamedTuple):
+    """Features hidden (B, N, D), scores (B, N) and keys (B, N, K): what `compress` takes."""
+
+    hidden: Tensor
+    scores: Tensor
+    keys: Tensor
+
+
+class Encoder:
+    """A vision tower, its preprocessing, and VisionZip.
+
+    Args:
+        tower: `CLIPVisionModel`, `Dinov2Model` or `SiglipVisionModel`.
+        preprocess: what the tower expects of its pixels.
+        feature_layer: index into the tower's hidden states, as Video-LLaVA's
+            `vision_feature_layer`; layers behind it are never run.
+    """
+
+    def __init__(
+        self, tower: nn.Module, preprocess: Preprocess, feature_layer: int = -2
+    ) -> None:
+        parts = {name: getattr(tower, name, None) for name in ("embeddings", "encoder")}
+        layers = getattr(parts["encoder"], "layers", getattr(parts["encoder"], "layer", None))
+        if parts["embeddings"] is None or layers is None:
+            raise ModelError(
+                f"vision tower {type(tower).__name__} is not known here: "
+                "CLIP, DINOv2 and SigLIP towers are"
+            )
+        states = len(layers) + 1
+        depth = feature_layer if feature_layer >= 0 else states + feature_layer
+        if not 1 <= depth < states:
+            raise ModelError(
+                f"feature layer {feature_layer}: the tower has {len(layers)} layers; "
+                f"{-len(layers)}..-1 or 1..{len(layers)} are allowed"
+            )
+        self.tower = tower.eval()
+        self.preprocess = preprocess
+        self._embed = parts["embeddings"]
+        self._norm = getattr(tower, "pre_layrnorm", nn.Identity())  # CLIP's spelling
+        self._layers = layers[:depth]
+        attention = getattr(layers[depth - 1], "self_attn", None) or layers[depth - 1].attention
+        self._scoring: Any = attention
+        config: Any = tower.config
+        self.heads = int(config.num_attention_heads)
+        self.has_cls = hasattr(self._embed, "class_embedding") or hasattr(self._embed, "cls_token")
+        patches = preprocess.crop // int(config.patch_size)
+        self.grid = (patches, patches)
+        self.width = int(config.hidden_size)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of an uncompressed frame, the CLS counted."""
+        return self.grid[0] * self.grid[1] + self.has_cls
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.tower.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.tower.parameters()).dtype
+
+    @torch.inference_mode()
+    def hidden(self, inputs: Tensor) -> Tensor:
+        """Preprocessed (B, 3, H, W) -> features (B, N, D), nothing scored."""
+        state = self._norm(self._embed(inputs.to(self.device, self.dtype)))
+        for layer in self._layers:
+            state = layer(state, None)
+        return state
+
+    @torch.inference_mode()
+    def score(self, inputs: Tensor) -> Scored:
+        """Preprocessed (B, 3, H, W) -> features with the scores and keys to compress them by."""
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str, tokens: int | None) -> Any:
+            def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
+                seen[name] = rearrange(output[:, :tokens], "b n (h d) -> b h n d", h=self.heads)
+
+            return hook
+
+        # A CLS needs one row of attention, its own; without one every query counts.
+        queries = self._scoring.q_proj.register_forward_hook(keep("q", 1 if self.has_cls else None))
+        keys = self._scoring.k_proj.register_forward_hook(keep("k", None))
+        try:
+            hidden = self.hidden(inputs)
+        finally:
+            queries.remove()
+            keys.remove()
+        scale = seen["q"].shape[-1] ** -0.5
+        attention = visionzip.cls_attention if self.has_cls else visionzip.attention_received
+        scores = attention(seen["q"], seen["k"], scale)
+        return Scored(hidden, scores, visionzip.mean_keys(seen["k"]))
+
+    def encode(self, frames: FrameBatch, settings: ZipSettings | None = None) -> VisualTokens:
+        """uint8 frames (T, H, W, 3) -> their tokens, on the tower's device."""
+        settings = settings or ZipSettings()
+        inputs = self.preprocess(torch.from_numpy(frames.pixels), self.device)
+        if settings.dominant is None:
+            features = self.hidden(inputs)
+            patch = torch.arange(self.tokens).expand(len(frames), -1)
+        else:
+            self._check(settings)
+            features, patch, _ = visionzip.compress(
+                *self.score(inputs),
+                settings.dominant,
+                settings.contextual,
+                merge=settings.merge,
+                has_cls=self.has_cls,
+            )
+        return self._pack(frames, features, patch.cpu().numpy(), settings)
+
+    def encode_stream(
+        self, batches: Iterable[FrameBatch], settings: ZipSettings | None = None
+    ) -> Iterator[VisualTokens]:
+        """Tokens for each batch of frames as it comes."""
+        for batch in batches:
+            yield self.encode(batch, settings)
+
+    def _check(self, settings: ZipSettings) -> None:
+        least = 1 if self.has_cls else 0
+        dominant = settings.dominant or 0
+        if not least <= dominant <= self.tokens or settings.contextual < 0:
+            raise ModelError(
+                f"dominant={dominant}, contextual={settings.contextual}: this tower makes "
+                f"{self.tokens} tokens a frame; dominant must be {least}..{self.tokens} and "
+                "contextual at least 0",
+                code="settings",
+            )
+
+    def _pack(
+        self,
+        frames: FrameBatch,
+        features: Tensor,
+        patch: np.ndarray[Any, Any],
+        settings: ZipSettings,
+    ) -> VisualTokens:
+        count, each = patch.shape
+        dominant = each if settings.dominant is None else settings.dominant
+        role = np.full((count, each), Role.CONTEXTUAL, np.int8)
+        role[:, :dominant] = Role.DOMINANT
+        if self.has_cls:
+            role[:, 0] = Role.CLS
+        return VisualTokens(
+            features=features.flatten(0, 1),
+            frame=np.repeat(np.arange(count, dtype=np.int32), each),
+            role=role.reshape(-1),
+            patch=(patch - self.has_cls).astype(np.int32).reshape(-1),
+            pts_s=frames.pts_s,
+            grid=self.grid,
+            source=frames.source,
+            settings=asdict(settings),
+        )

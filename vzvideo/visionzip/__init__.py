@@ -1,0 +1,20 @@
+"""VisionZip as pure tensor functions: which visual tokens to keep, and what becomes of the rest.
+
+Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models", CVPR 2025,
+arXiv 2412.04467. Nothing in this folder knows a model, a file or a frame.
+"""
+
+from vzvideo.visionzip.budget import Budget, plan, split_tokens
+from vzvideo.visionzip.scores import attention_received, cls_attention, mean_keys
+from vzvideo.visionzip.zip import Zipped, compress
+
+__all__ = [
+    "Budget",
+    "Zipped",
+    "attention_received",
+    "cls_attention",
+    "compress",
+    "mean_keys",
+    "plan",
+    "split_tokens",
+]

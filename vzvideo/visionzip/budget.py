@@ -1,0 +1,89 @@
+"""From a context window to frames x tokens per frame: planned before anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vzvideo.errors import BudgetError
+
+# The paper keeps 54 + 10 of 64 tokens (and 108 + 20, 162 + 30): five parts dominant, one merged.
+_DOMINANT_SHARE = 54 / 64
+
+
+def split_tokens(tokens_per_frame: int) -> tuple[int, int]:
+    """Tokens per frame -> (dominant, contextual) in the paper's proportion: 64 -> (54, 10)."""
+    if tokens_per_frame < 1:
+        raise BudgetError(
+            f"tokens per frame: {tokens_per_frame} given, at least 1 is needed (17 is usual)"
+        )
+    dominant = max(1, round(tokens_per_frame * _DOMINANT_SHARE))
+    return dominant, tokens_per_frame - dominant
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How one question's window is shared out; all figures are tokens but `frames`."""
+
+    window: int
+    frames: int
+    tokens_per_frame: int
+    text: int
+    answer: int
+
+    @property
+    def video(self) -> int:
+        return self.frames * self.tokens_per_frame
+
+    @property
+    def free(self) -> int:
+        return self.window - self.video - self.text - self.answer
+
+    def __str__(self) -> str:
+        return (
+            f"window {self.window} = {self.frames} frames x {self.tokens_per_frame} "
+            f"({self.video}) + text {self.text} + answer {self.answer} + free {self.free}"
+        )
+
+
+def plan(
+    window: int,
+    *,
+    text: int,
+    answer: int,
+    frames: int | None,
+    tokens_per_frame: int,
+    most_frames: int | None = None,
+) -> Budget:
+    """Fits a video into a window, or raises BudgetError naming what would fit.
+
+    Args:
+        window: tokens the language model can attend to.
+        text: tokens of the prompt around the video and of the question.
+        answer: tokens kept free for the answer.
+        frames: frames wanted, or None for as many as fit, `most_frames` at most.
+        tokens_per_frame: tokens each frame will take.
+    """
+    room = window - text - answer
+    fit = max(0, room) // tokens_per_frame
+    wanted = min(fit, most_frames or fit) if frames is None else frames
+    budget = Budget(window, wanted, tokens_per_frame, text, answer)
+    if wanted < 1 or wanted > fit:
+        raise BudgetError(_what_would_fit(budget, fit, room))
+    return budget
+
+
+def _what_would_fit(budget: Budget, fit: int, room: int) -> str:
+    asked = max(1, budget.frames)
+    offers = []
+    if fit >= 1:
+        offers.append(f"{fit} frames at {budget.tokens_per_frame} tokens each")
+    if 1 <= room // asked < budget.tokens_per_frame:
+        offers.append(f"{asked} frames at {room // asked} tokens each")
+    if not offers:
+        needed = budget.tokens_per_frame - max(0, room)
+        offers.append(f"a question or an answer {needed} tokens shorter")
+    return (
+        f"{asked} frames x {budget.tokens_per_frame} tokens + {budget.text} of text + "
+        f"{budget.answer} for the answer exceed the model's window of {budget.window}; "
+        f"what would fit: {' or '.join(offers)}"
+    )

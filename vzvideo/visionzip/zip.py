@@ -1,0 +1,113 @@
+"""The method itself: keep the dominant tokens, merge the rest into a few contextual ones.
+
+Follows the authors' reference to the last index (paper, sections 3.2 and 3.3). B images, N tokens,
+D channels of features, K of keys; R = N - dominant tokens are left to merge.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Zipped(NamedTuple):
+    """What `compress` returns; M = dominant + min(contextual, R).
+
+    features (B, M, D): dominant tokens in raster order, contextual ones after them.
+    patch (B, M) int64: the index, in the input, of the token each output stands for.
+    assignment (B, N) int64: the output each input went into, -1 where it was dropped, which
+        happens only with contextual=0.
+    """
+
+    features: Tensor
+    patch: Tensor
+    assignment: Tensor
+
+
+def compress(
+    hidden: Tensor,
+    scores: Tensor,
+    keys: Tensor,
+    dominant: int,
+    contextual: int,
+    *,
+    merge: Literal["reference", "mean"] = "reference",
+    has_cls: bool = True,
+) -> Zipped:
+    """hidden (B, N, D), scores (B, N), keys (B, N, K) -> Zipped. Differentiable in `hidden`.
+
+    dominant: tokens kept as they are, the CLS (index 0, kept whatever its score) counted among
+        them: `dominant=54` keeps the CLS and 53 patches. 1..N, or 0..N with `has_cls=False`.
+        Of equal scores the earlier token wins, so that the choice is the same on every device.
+    contextual: how many tokens the R others are merged into; no more than R come out. Targets are
+        every `max(1, R // contextual)`-th of them; every other one joins the target whose
+        L2-normalised key is most like its own.
+    merge: "reference": target + mean of those that joined it, as the authors' code does.
+        "mean": the mean of the whole group, target included, which keeps the features' scale.
+
+    Raises ValueError where shapes disagree or the counts lie outside their ranges.
+    """
+    batch, tokens, width = hidden.shape
+    least = 1 if has_cls else 0
+    if scores.shape != (batch, tokens) or keys.shape[:2] != (batch, tokens):
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)}, scores {tuple(scores.shape)} and keys "
+            f"{tuple(keys.shape)} must agree in batch and tokens"
+        )
+    if not least <= dominant <= tokens or contextual < 0 or dominant + contextual < 1:
+        raise ValueError(
+            f"dominant={dominant}, contextual={contextual}: of {tokens} tokens, dominant must be "
+            f"{least}..{tokens}, contextual at least 0, and one token at least must remain"
+        )
+    if merge not in ("reference", "mean"):
+        raise ValueError(f'merge={merge!r}: choose "reference" or "mean"')
+
+    kept, rest = _split_by_score(scores, dominant, has_cls)
+    features = _gather(hidden, kept)
+    assignment = torch.full((batch, tokens), -1, dtype=torch.int64, device=hidden.device)
+    assignment.scatter_(1, kept, torch.arange(dominant, device=hidden.device).expand(batch, -1))
+
+    left = tokens - dominant
+    contextual = min(contextual, left)
+    if contextual == 0:
+        return Zipped(features, kept, assignment)
+
+    is_target = torch.zeros(left, dtype=torch.bool, device=hidden.device)
+    is_target[:: max(1, left // contextual)][:contextual] = True
+    targets, others = rest[:, is_target], rest[:, ~is_target]
+
+    unit_keys = F.normalize(keys.float(), dim=-1)
+    similarity = _gather(unit_keys, others) @ _gather(unit_keys, targets).transpose(1, 2)
+    group = similarity.argmax(dim=-1)  # (B, R - contextual)
+
+    members = F.one_hot(group, contextual).to(hidden.dtype)  # (B, R - contextual, contextual)
+    counts = members.sum(dim=1, dtype=torch.float32).unsqueeze(-1)  # exact in half precision too
+    summed = members.transpose(1, 2) @ _gather(hidden, others)
+    target_features = _gather(hidden, targets)
+    if merge == "reference":
+        merged = target_features + (summed / counts.clamp(min=1)).to(hidden.dtype)
+    else:
+        merged = ((target_features + summed) / (counts + 1)).to(hidden.dtype)
+
+    outputs = torch.arange(dominant, dominant + contextual, device=hidden.device)
+    assignment.scatter_(1, targets, outputs.expand(batch, -1))
+    assignment.scatter_(1, others, group + dominant)
+    return Zipped(torch.cat([features, merged], 1), torch.cat([kept, targets], 1), assignment)
+
+
+def _split_by_score(scores: Tensor, dominant: int, has_cls: bool) -> tuple[Tensor, Tensor]:
+    """scores (B, N) -> indices kept (B, dominant) and left (B, N - dominant), both ascending."""
+    if has_cls:
+        scores = scores.clone()
+        scores[:, 0] = torch.inf
+    # A stable sort, where topk would settle ties differently from device to device.
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return order[:, :dominant].sort(dim=1).values, order[:, dominant:].sort(dim=1).values
+
+
+def _gather(values: Tensor, index: Tensor) -> Tensor:
+    """values (B, N, D), index (B, M) -> (B, M, D)."""
+    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
