@@ -155,7 +155,9 @@ class Connector(nn.Module):
         return output
 
     def folded(self) -> dict[str, Tensor]:
-        state = {name: value.detach().clone() for name, value in self.projector.state_dict().items()}
+        state = {
+            name: value.detach().clone() for name, value in self.projector.state_dict().items()
+        }
         weight = state["linear_1.weight"]
         state["linear_1.weight"] = weight / self.std
         state["linear_1.bias"] = state["linear_1.bias"] - weight @ (self.mean / self.std)
@@ -278,9 +280,14 @@ def ask(example: Example, rng: random.Random) -> tuple[str, list[str]]:
 
 
 def warm_start(
-    connector: Connector, words: Tensor, features: Features, examples: list[Example], packer: Packer,
-    epochs: int, rng: random.Random,
-) -> None:  # fmt: skip
+    connector: Connector,
+    words: Tensor,
+    features: Features,
+    examples: list[Example],
+    packer: Packer,
+    epochs: int,
+    rng: random.Random,
+) -> None:
     """Teaches the connector to speak in word embeddings before any language model is run.
 
     The mean of a picture's projected tokens should score its captions' words highest, rarer words

@@ -63,9 +63,7 @@ class Encoder:
             `vision_feature_layer`; layers behind it are never run.
     """
 
-    def __init__(
-        self, tower: nn.Module, preprocess: Preprocess, feature_layer: int = -2
-    ) -> None:
+    def __init__(self, tower: nn.Module, preprocess: Preprocess, feature_layer: int = -2) -> None:
         parts = {name: getattr(tower, name, None) for name in ("embeddings", "encoder")}
         layers = getattr(parts["encoder"], "layers", getattr(parts["encoder"], "layer", None))
         if parts["embeddings"] is None or layers is None:

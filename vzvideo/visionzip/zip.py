@@ -50,7 +50,7 @@ def compress(
 
     Raises ValueError where shapes disagree or the counts lie outside their ranges.
     """
-    batch, tokens, width = hidden.shape
+    batch, tokens, _ = hidden.shape
     least = 1 if has_cls else 0
     if scores.shape != (batch, tokens) or keys.shape[:2] != (batch, tokens):
         raise ValueError(

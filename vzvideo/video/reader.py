@@ -1,0 +1,171 @@
+"""Opens a video and gives the frames shown at given times, with the source's own timestamps.
+
+`Video` is the contract; PyAV stands behind it by default, and decord, in a process of its own,
+where it is asked for. Times are seconds from the first frame. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vzvideo.errors import SettingsError, VideoError
+from vzvideo.types import FrameBatch
+
+DECODERS = ("pyav", "decord")
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video says of itself.
+
+    duration_s: from the first frame to the end of the last. start_s: the first frame's timestamp in
+    the file, which `pts_s` of a FrameBatch is counted from. width, height: as shown, rotation
+    applied. rotation: degrees, counter-clockwise, that the picture is turned before it is shown.
+    average_fps: frames / duration. variable_rate: whether frames are unevenly spaced.
+    """
+
+    duration_s: float
+    start_s: float
+    width: int
+    height: int
+    rotation: int
+    codec: str
+    average_fps: float
+    variable_rate: bool
+
+
+class Video(abc.ABC):
+    """An open video. Use as a context manager; not for several threads at once."""
+
+    source: str
+    info: VideoInfo
+
+    @abc.abstractmethod
+    def stream(self, times_s: NDArray[np.float64], batch: int = 8) -> Iterator[FrameBatch]:
+        """The frames shown at ascending `times_s`, in batches as they are decoded.
+
+        Each frame comes once, however many of the times it is shown at. `asked` counts the times
+        answered by a batch, `lost` the damaged packets and frames passed over for it.
+        """
+
+    @abc.abstractmethod
+    def keyframes_s(self) -> NDArray[np.float64]:
+        """Times of the keyframes, ascending, without decoding any."""
+
+    @abc.abstractmethod
+    def differences(
+        self, start_s: float, end_s: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Times (T,) of all frames of a clip, and how much each differs from the one before.
+
+        The difference is the mean over a 32 x 32 picture of the absolute change in grey, 0..1.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Frees what the video holds."""
+
+    def frames_at(self, times_s: NDArray[np.float64] | list[float]) -> FrameBatch:
+        """All the frames shown at `times_s`, in one batch. Raises VideoError where there is none.
+
+        A time before the first frame or behind the last one is answered by the nearest.
+        """
+        times = np.sort(np.asarray(times_s, np.float64))
+        parts = list(self.stream(times, batch=max(1, len(times))))
+        if not parts:
+            raise no_frames(self.source)
+        return FrameBatch(
+            np.concatenate([part.pixels for part in parts]),
+            np.concatenate([part.pts_s for part in parts]),
+            self.source,
+            asked=len(times),
+            lost=sum(part.lost for part in parts),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_video(
+    source: str | Path,
+    *,
+    decoder: str = "pyav",
+    size: int | None = None,
+    deadline_s: float = 30.0,
+) -> Video:
+    """Opens a file, an http(s) URL, or anything else PyAV opens.
+
+    Args:
+        decoder: "pyav" or "decord".
+        size: shortest edge, in pixels, to which larger frames are scaled as they are decoded.
+        deadline_s: how long a server may stay silent, and how long decord may take for a frame.
+
+    Raises VideoError in one line for whatever is not a readable video.
+    """
+    if decoder not in DECODERS:
+        raise SettingsError(f"decoder: {decoder!r} given, choose {' or '.join(DECODERS)}")
+    if size is not None and size < 1:
+        raise SettingsError(f"size: {size} given, a number of pixels is needed")
+    name = os.fspath(source)
+    if "://" not in name:
+        check_file(Path(name))
+    if decoder == "decord":
+        from vzvideo.video.decord_reader import DecordVideo
+
+        return DecordVideo(name, size, deadline_s)
+    from vzvideo.video.pyav_reader import PyAVVideo
+
+    return PyAVVideo(name, size, deadline_s)
+
+
+def check_file(path: Path) -> None:
+    """Raises VideoError where a path cannot be a video, before any decoder sees it."""
+    try:
+        if not path.exists():
+            raise VideoError(f"{path}: no such file", code="not_found")
+        if path.is_dir():
+            raise VideoError(f"{path}: a folder; give a video file", code="folder")
+        with path.open("rb") as file:
+            if path.is_file() and not file.read(1):
+                raise VideoError(f"{path}: the file is empty", code="empty")
+    except OSError as error:
+        raise VideoError(f"{path}: {error.strerror or error}", code="unreadable") from None
+
+
+def scaled(width: int, height: int, size: int | None) -> tuple[int, int]:
+    """(width, height) with the shortest edge brought down to `size`, never up."""
+    short = min(width, height)
+    if size is None or short <= size:
+        return width, height
+    return max(1, round(width * size / short)), max(1, round(height * size / short))
+
+
+def no_frames(source: str, reason: str = "") -> VideoError:
+    return VideoError(
+        f"{source}: no frame could be decoded{reason and f' ({reason})'}; "
+        "the file may be truncated or damaged",
+        code="no_frames",
+    )
+
+
+def finite(value: float | None) -> float | None:
+    """`value` where it is a positive finite number, else None."""
+    return value if value is not None and math.isfinite(value) and value > 0 else None
