@@ -113,8 +113,8 @@ class Features:
 
     def compressed(self, views: list[int], dominant: int, contextual: int) -> Tensor:
         """Rows -> float32 (B, dominant + contextual, D)."""
-        rows = [part[views].float() for part in self.scored]
-        return visionzip.compress(*rows, dominant, contextual).features
+        hidden, scores, keys = (part[views].float() for part in self.scored)
+        return visionzip.compress(hidden, scores, keys, dominant, contextual).features
 
 
 def _score(encoder: Encoder, views: list[tuple[bytes, bool]], batch: int = 32) -> Scored:
@@ -140,7 +140,7 @@ class Connector(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, projector: nn.Module, sample: Tensor) -> None:
+    def __init__(self, projector: Any, sample: Tensor) -> None:
         """sample: (n, D) features to take the statistics from."""
         super().__init__()
         self.projector = projector

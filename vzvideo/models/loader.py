@@ -1,0 +1,144 @@
+"""A checkpoint folder into memory: tower and language model on the device and in the precision
+that suit them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
+from transformers.utils import logging as transformers_logging
+
+from vzvideo.errors import ModelError
+from vzvideo.models import weights
+from vzvideo.models.catalog import CATALOG
+from vzvideo.models.encoder import Encoder
+from vzvideo.models.preprocess import Preprocess
+from vzvideo.models.video_llava import VideoLlava
+
+GPU_BYTES = 15 << 30  # a card sold as 16 GB reports a little less
+_SMALL_BYTES = 4 << 30
+
+
+def choose_auto() -> tuple[str, str]:
+    """The model that suits this machine, and why: (name, reason)."""
+    if not torch.cuda.is_available():
+        return "mini", "no CUDA GPU here"
+    if torch.cuda.get_device_properties(0).total_memory < GPU_BYTES:
+        return "mini", "the GPU has less than 16 GB"
+    if weights.locate(CATALOG["video-llava-7b"]) is None:
+        return "mini", "video-llava-7b is not here; `vzvideo pull video-llava-7b` gets it"
+    return "video-llava-7b", "a GPU with 16 GB and its weights are here"
+
+
+def load(
+    folder: Path, *, device: str = "auto", dtype: str = "auto", quantize: str | None = None
+) -> tuple[Encoder, VideoLlava]:
+    """Loads a Video-LLaVA checkpoint folder, old key names included.
+
+    device "auto": CUDA, then Apple's MPS, then the CPU. dtype "auto": float16 on an accelerator; on
+    the CPU float32, and bfloat16 for checkpoints above 4 GB.
+
+    Raises ModelError where files are missing, damaged, or lack weights the model needs.
+    """
+    config = weights.checkpoint(folder)
+    place = _device(device)
+    options: dict[str, Any] = {"dtype": _dtype(dtype, place, folder)}
+    if quantize:
+        options["quantization_config"] = _quantization(quantize, place)
+        options["device_map"] = {"": place}
+    layer = config.get("vision_feature_layer", -2)
+    if not isinstance(layer, int):
+        raise ModelError(f"{folder}: several vision feature layers ({layer}) are not supported")
+    try:
+        with _quiet():
+            loaded: Any = VideoLlavaForConditionalGeneration.from_pretrained(
+                folder, local_files_only=True, output_loading_info=True, **options
+            )
+            model, report = loaded
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # from any of four libraries; all mean an unusable folder
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{folder}: the checkpoint cannot be loaded ({line[:300]})") from error
+    # Where weights are missing, transformers fills in random ones and says so in passing.
+    missing = [key for key in report["missing_keys"] if "image_tower" not in key]
+    wrong = missing + [str(key) for key in report.get("mismatched_keys", ())]
+    if wrong:
+        raise ModelError(
+            f"{folder}: {len(wrong)} weights are missing or of another shape, {wrong[0]} among "
+            "them; the checkpoint is incomplete"
+        )
+    del model.model.image_tower  # a second vision tower, for photographs; video has its own
+    if not quantize:
+        model.to(place)
+    encoder = Encoder(model.model.video_tower, Preprocess.from_folder(folder), layer)
+    return encoder, VideoLlava(model, tokenizer)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise ModelError(
+            f"device {name!r} cannot be used here ({line[:200]}); choose auto, cpu, cuda or mps",
+            code="device",
+        ) from None
+    return device
+
+
+def _dtype(name: str, device: torch.device, folder: Path) -> torch.dtype:
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    if device.type != "cpu":
+        return torch.float16
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return torch.float32 if size < _SMALL_BYTES else torch.bfloat16
+
+
+def _quantization(bits: str, device: torch.device) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None or device.type != "cuda":
+        raise ModelError(
+            f"quantize={bits}: needs a CUDA GPU and bitsandbytes "
+            "(`pip install 'vzvideo[quantize]'`)",
+            code="quantize",
+        )
+    # The tower stays whole: it is small, and what it keeps decides everything after it.
+    return BitsAndBytesConfig(
+        load_in_4bit=bits == "4bit",
+        load_in_8bit=bits == "8bit",
+        bnb_4bit_compute_dtype=torch.float16,
+        llm_int8_skip_modules=["video_tower", "image_tower", "multi_modal_projector", "lm_head"],
+    )
+
+
+class _quiet:
+    """Silences transformers' progress bars and warnings; what matters is checked afterwards."""
+
+    def __enter__(self) -> None:
+        self._level = transformers_logging.get_verbosity()
+        self._bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity(logging.ERROR)
+        transformers_logging.disable_progress_bar()
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *error: Any) -> None:
+        self._warnings.__exit__(*error)
+        transformers_logging.set_verbosity(self._level)
+        if self._bars:
+            transformers_logging.enable_progress_bar()

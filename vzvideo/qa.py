@@ -1,0 +1,509 @@
+"""Questions about videos: load a model once, encode a video once, ask as often as you like.
+
+Brings decoder, encoder, cache and language model together; decodes the next frames while the
+current ones are encoded.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from queue import Empty, Full, Queue
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+
+from vzvideo import config, visionzip
+from vzvideo.errors import ModelError, SettingsError
+from vzvideo.models import catalog, weights
+from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings
+from vzvideo.models.video_llava import Prefix, VideoLlava
+from vzvideo.store import TokenCache, is_token_file
+from vzvideo.types import Answer, FrameBatch, VisualTokens
+from vzvideo.video import Video, open_video, sampling
+from vzvideo.video.reader import check_file, no_frames
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+Source = str | Path | VisualTokens
+T = TypeVar("T")
+
+# The answer needs room beside the question; a plan leaves at least this much for it.
+_SHORTEST_ANSWER = 16
+
+
+def load(
+    model: str = "auto",
+    *,
+    settings: config.Settings | None = None,
+    progress: Progress | None = None,
+    **changes: Any,
+) -> VideoQA:
+    """Loads a model, fetching it first where it is not here yet.
+
+    Args:
+        model: a name of the catalogue, "auto", a hub id or a checkpoint folder.
+        settings: what `encode` and `ask` use unless told otherwise.
+        progress: called with (stage, done, total) while weights are fetched.
+        changes: single settings by name (`device="cpu"`, `cache=False`); see `config.Settings`.
+    """
+    settings = (settings or config.Settings()).replace(model=model, **changes)
+    from vzvideo.models import loader
+
+    name = loader.choose_auto()[0] if model == "auto" else model
+    card = catalog.find(name)
+    folder = weights.locate(card) or weights.pull(card, progress=progress)
+    encoder, language = loader.load(
+        folder, device=settings.device, dtype=settings.dtype, quantize=settings.quantize
+    )
+    return VideoQA(card, encoder, language, weights.fingerprint(folder), settings)
+
+
+@dataclass
+class Encoded:
+    """Tokens, and what it took: seconds in decode and encode, whether they came from the cache."""
+
+    tokens: VisualTokens
+    seconds: dict[str, float]
+    cached: bool
+    asked: int
+    lost: int
+
+
+class VideoQA:
+    """A loaded model that answers questions about videos. Not for several threads at once."""
+
+    def __init__(
+        self,
+        card: catalog.ModelCard,
+        encoder: Encoder,
+        language: VideoLlava,
+        tower: str,
+        settings: config.Settings,
+    ) -> None:
+        self.name = card.name
+        self.encoder = encoder
+        self.language = language
+        self.settings = settings
+        self.tower = tower
+        self._frames = card.frames
+        self._read: tuple[VisualTokens, Prefix, float] | None = None
+        limit = int(settings.cache_gib * (1 << 30))
+        self._cache = TokenCache(weights.cache_root() / "tokens", limit) if settings.cache else None
+
+    # -- encoding
+
+    def encode(
+        self, source: Source, *, progress: Progress | None = None, **changes: Any
+    ) -> VisualTokens:
+        """A video's visual tokens, from the cache where they are there.
+
+        Args:
+            source: path, URL, a file that `VisualTokens.save` wrote, or tokens themselves.
+            progress: called with ("decode" or "encode", frames done, frames in all).
+            changes: settings for this video (`frames=64`, `dominant=14`, `contextual=3`,
+                `tokens_per_frame=33`, `sampling="scenes"`, `start_s=10.0`, ...).
+        """
+        return self.encode_timed(source, progress=progress, **changes).tokens
+
+    def encode_timed(
+        self,
+        source: Source,
+        *,
+        question: str | None = None,
+        progress: Progress | None = None,
+        **changes: Any,
+    ) -> Encoded:
+        """As `encode`, with the time each stage took; the budget leaves room for `question`."""
+        settings = self.settings.replace(**changes)
+        if isinstance(source, VisualTokens) or (
+            "://" not in str(source) and is_token_file(Path(source))
+        ):
+            tokens = source if isinstance(source, VisualTokens) else VisualTokens.load(source)
+            self._check_tower(tokens)
+            return Encoded(tokens, {"decode": 0.0, "encode": 0.0}, True, tokens.frames, 0)
+        name = os.fspath(source)
+        compression = self._compression(settings)
+        budget = self._plan(settings, compression, question)
+        about = {
+            "model": self.name,
+            "tower": self.tower,
+            "dtype": str(self.encoder.dtype).removeprefix("torch."),
+            **asdict(compression),
+            "sampling": settings.sampling,
+            "frames": budget.frames,
+            "fps": settings.fps if settings.sampling == "fps" else None,
+            "start_s": settings.start_s,
+            "end_s": settings.end_s,
+            "decoder": settings.decoder,
+        }
+        local = "://" not in name
+        key = None
+        if local:
+            check_file(Path(name))
+            key = TokenCache.key(Path(name), about) if self._cache else None
+        if self._cache and key and (kept := self._cache.get(key)):
+            kept = replace(kept, source=name)
+            return Encoded(kept, {"decode": 0.0, "encode": 0.0}, True, kept.frames, 0)
+        encoded = self._encode(name, settings, compression, budget.frames, progress or _silent)
+        encoded.tokens.settings.update(about)
+        if self._cache and key:
+            self._cache.put(key, encoded.tokens)
+        return encoded
+
+    def _encode(
+        self,
+        source: str,
+        settings: config.Settings,
+        compression: ZipSettings,
+        frames: int,
+        progress: Progress,
+    ) -> Encoded:
+        clock = {"decode": 0.0, "encode": 0.0}
+        asked = lost = decoded = 0
+        parts: list[VisualTokens] = []
+        begun = time.perf_counter()
+        size = 2 * self.encoder.preprocess.size  # the tower's own resize does the rest, exactly
+        with open_video(
+            source, decoder=settings.decoder, size=size, deadline_s=settings.deadline_s
+        ) as video:
+            times = sample(video, settings, frames)
+            clock["decode"] += time.perf_counter() - begun
+            batches = _timed(video.stream(times, settings.batch), clock, "decode")
+            with closing(_Ahead(batches)) as ahead:
+                for batch in ahead:
+                    asked, lost = asked + batch.asked, lost + batch.lost
+                    decoded += len(batch)
+                    progress("decode", asked, len(times))
+                    begun = time.perf_counter()
+                    parts.append(self.encoder.encode(batch, compression))
+                    clock["encode"] += time.perf_counter() - begun
+                    progress("encode", asked, len(times))
+        if not parts:
+            raise no_frames(source)
+        return Encoded(_joined(parts), clock, False, asked, lost)
+
+    def _compression(self, settings: config.Settings) -> ZipSettings:
+        if not settings.compress:
+            return NO_COMPRESSION
+        if settings.dominant is not None and settings.contextual is not None:
+            dominant, contextual = settings.dominant, settings.contextual
+        else:
+            dominant, contextual = visionzip.split_tokens(
+                min(settings.tokens_per_frame, self.encoder.tokens)
+            )
+        return ZipSettings(dominant, contextual, settings.merge)
+
+    def _plan(
+        self, settings: config.Settings, compression: ZipSettings, question: str | None
+    ) -> visionzip.Budget:
+        if settings.frames is not None:
+            sampling.check_frames(settings.frames)
+        self.encoder.check(compression)
+        return visionzip.plan(
+            self.language.window,
+            text=self.language.text_tokens(question or "?"),
+            answer=min(settings.max_new_tokens, max(_SHORTEST_ANSWER, self.language.window // 4)),
+            frames=settings.frames,
+            tokens_per_frame=compression.tokens_per_frame(self.encoder.tokens),
+            # With a rate the video decides, up to what fits.
+            most_frames=None if settings.sampling == "fps" else self._frames,
+        )
+
+    def _check_tower(self, tokens: VisualTokens) -> None:
+        tower = tokens.settings.get("tower", self.tower)
+        if tower != self.tower:
+            raise ModelError(
+                f"{tokens.source or 'these tokens'}: encoded for model "
+                f"{tokens.settings.get('model', '?')!r}, not for {self.name!r}; choose that model "
+                "or encode the video again",
+                code="other_model",
+            )
+
+    # -- asking
+
+    def ask(
+        self, source: Source, question: str, *, progress: Progress | None = None, **changes: Any
+    ) -> Answer:
+        """The answer to one question about a video, a token file or tokens."""
+        return self._collect(self.start(source, question, progress=progress, **changes))
+
+    def start(
+        self, source: Source, question: str, *, progress: Progress | None = None, **changes: Any
+    ) -> Asking:
+        """Encodes and reads the video; the `Asking` then gives the answer as it is generated."""
+        question = _checked(question)
+        settings = self.settings.replace(**changes)
+        encoded = self.encode_timed(source, question=question, progress=progress, **changes)
+        prefix, prefill_s = self.read(encoded.tokens)
+        seconds = encoded.seconds | {"prefill": prefill_s}
+        return Asking(self, encoded, prefix, question, settings, seconds)
+
+    def stream_answer(self, source: Source, question: str, **changes: Any) -> Iterator[str]:
+        """The answer's text, piece by piece as it is generated."""
+        return iter(self.start(source, question, **changes))
+
+    def ask_many(
+        self,
+        source: Source,
+        questions: list[str],
+        *,
+        progress: Progress | None = None,
+        **changes: Any,
+    ) -> list[Answer]:
+        """Answers to many questions of one video, in one batch over one prefill.
+
+        `seconds` of each answer are those of the whole call.
+        """
+        if not questions:
+            return []
+        questions = [_checked(question) for question in questions]
+        settings = self.settings.replace(**changes)
+        longest = max(questions, key=self.language.text_tokens)
+        encoded = self.encode_timed(source, question=longest, progress=progress, **changes)
+        prefix, prefill_s = self.read(encoded.tokens)
+        begun = time.perf_counter()
+        texts = self.language.answer_many(
+            prefix,
+            questions,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+        )
+        seconds = encoded.seconds | {
+            "prefill": prefill_s,
+            "generate": time.perf_counter() - begun,
+        }
+        return [
+            self.answer(encoded, question, text, seconds)
+            for question, text in zip(questions, texts, strict=True)
+        ]
+
+    def chat(self, source: Source, *, progress: Progress | None = None, **changes: Any) -> Chat:
+        """A conversation about one video; later questions do not pay for it again."""
+        encoded = self.encode_timed(source, progress=progress, **changes)
+        return Chat(self, encoded, self.settings.replace(**changes))
+
+    def read(self, tokens: VisualTokens) -> tuple[Prefix, float]:
+        """What the language model knows after reading `tokens`, and the seconds it took.
+
+        The last video read is remembered, so that asking the same tokens again costs nothing.
+        """
+        if self._read is not None and self._read[0] is tokens:
+            return self._read[1], 0.0
+        begun = time.perf_counter()
+        prefix = self.language.read(tokens)
+        if prefix.ids.is_cuda:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - begun
+        self._read = (tokens, prefix, seconds)
+        return prefix, seconds
+
+    def answer(
+        self, encoded: Encoded, question: str, text: str, seconds: dict[str, float]
+    ) -> Answer:
+        """An `Answer` with the facts of what it was drawn from."""
+        tokens = encoded.tokens
+        return Answer(
+            text=text,
+            question=question,
+            source=tokens.source,
+            model=self.name,
+            frame_times_s=[round(float(t), 6) for t in tokens.pts_s],
+            tokens_before=tokens.tokens_before,
+            tokens=len(tokens),
+            seconds={stage: round(s, 4) for stage, s in seconds.items()},
+            cached=encoded.cached,
+        )
+
+    def _collect(self, asking: Asking) -> Answer:
+        for _ in asking:
+            pass
+        return asking.result
+
+
+class Asking:
+    """A question on its way: iterate for the text as it comes, then take `result`."""
+
+    def __init__(
+        self,
+        qa: VideoQA,
+        encoded: Encoded,
+        prefix: Prefix,
+        question: str,
+        settings: config.Settings,
+        seconds: dict[str, float],
+        *,
+        remember: bool = False,
+    ) -> None:
+        self.encoded = encoded
+        self._qa, self._prefix, self._question = qa, prefix, question
+        self._settings, self._seconds, self._remember = settings, seconds, remember
+        self._result: Answer | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        begun = time.perf_counter()
+        said: list[str] = []
+        for piece in self._qa.language.stream(
+            self._prefix,
+            self._question,
+            remember=self._remember,
+            max_new_tokens=self._settings.max_new_tokens,
+            temperature=self._settings.temperature,
+        ):
+            # No model means its leading blank, and nobody wants to read it.
+            piece = piece if said else piece.lstrip()
+            if piece:
+                said.append(piece)
+                yield piece
+        self._seconds["generate"] = time.perf_counter() - begun
+        text = "".join(said).strip()
+        self._result = self._qa.answer(self.encoded, self._question, text, self._seconds)
+
+    @property
+    def result(self) -> Answer:
+        """The whole answer; available once the iteration has ended."""
+        if self._result is None:
+            raise RuntimeError("iterate over the answer first; the result comes at its end")
+        return self._result
+
+
+class Chat:
+    """A conversation about one video, over one growing key-value cache."""
+
+    def __init__(self, qa: VideoQA, encoded: Encoded, settings: config.Settings) -> None:
+        self.encoded = encoded
+        self._qa, self._settings = qa, settings
+        begun = time.perf_counter()
+        self._prefix = qa.language.read(encoded.tokens)
+        self._unpaid = encoded.seconds | {"prefill": time.perf_counter() - begun}
+
+    def ask(self, question: str) -> Answer:
+        """The next answer; it knows what was said before."""
+        return self._qa._collect(self.start(question))
+
+    def start(self, question: str) -> Asking:
+        """As `ask`, with the text as it is generated."""
+        seconds, self._unpaid = self._unpaid, dict.fromkeys(self._unpaid, 0.0)
+        return Asking(
+            self._qa,
+            self.encoded,
+            self._prefix,
+            _checked(question),
+            self._settings,
+            dict(seconds),
+            remember=True,
+        )
+
+
+def sample(video: Video, settings: config.Settings, frames: int) -> sampling.Times:
+    """The times to look at, by the policy that `settings` name; `frames` at most."""
+    start_s, end_s = sampling.clip(video.info.duration_s, settings.start_s, settings.end_s)
+    match settings.sampling:
+        case "fps":
+            times = sampling.fps(start_s, end_s, settings.fps)
+            if len(times) > frames:
+                rate = frames / (end_s - start_s)
+                raise SettingsError(
+                    f"fps: {settings.fps:g} a second over {end_s - start_s:.1f} s makes "
+                    f"{len(times)} frames, {frames} fit the model's window: choose at most "
+                    f"--fps {np.floor(rate * 1000) / 1000:g}, or fewer tokens a frame"
+                )
+            return times
+        case "keyframes":
+            return sampling.keyframes(video.keyframes_s(), start_s, end_s, frames)
+        case "scenes":
+            pts_s, differences = video.differences(start_s, end_s)
+            return sampling.scenes(pts_s, differences, start_s, end_s, frames)
+        case _:
+            return sampling.uniform(start_s, end_s, frames)
+
+
+class _Ahead(Generic[T]):
+    """Runs an iterator in a thread of its own, at most `depth` items ahead of whoever consumes it.
+
+    Decoding (outside the interpreter's lock) thus overlaps with encoding. An error comes out where
+    the items do; `close` stops the thread and waits for it.
+    """
+
+    def __init__(self, items: Iterator[T], depth: int = 2) -> None:
+        self._items = items
+        self._queue: Queue[tuple[str, Any]] = Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(("item", item)):
+                    return
+            self._put(("end", None))
+        except BaseException as error:
+            self._put(("error", error))
+
+    def _put(self, entry: tuple[str, Any]) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(entry, timeout=0.1)
+                return True
+            except Full:
+                continue
+        return False
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            kind, value = self._queue.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+
+    def close(self) -> None:
+        self._stop.set()
+        while True:
+            try:
+                self._queue.get_nowait()
+            except Empty:
+                break
+        self._thread.join()
+
+
+def _timed(batches: Iterator[FrameBatch], clock: dict[str, float], stage: str) -> Iterator[Any]:
+    """The same items; the seconds spent waiting for them go into `clock`."""
+    while True:
+        begun = time.perf_counter()
+        batch = next(batches, None)
+        clock[stage] += time.perf_counter() - begun
+        if batch is None:
+            return
+        yield batch
+
+
+def _joined(parts: list[VisualTokens]) -> VisualTokens:
+    """Consecutive parts of one video as one."""
+    first = np.cumsum([0, *(part.frames for part in parts[:-1])])
+    return replace(
+        parts[0],
+        features=torch.cat([part.features for part in parts]),
+        frame=np.concatenate([p.frame + np.int32(n) for p, n in zip(parts, first, strict=True)]),
+        role=np.concatenate([part.role for part in parts]),
+        patch=np.concatenate([part.patch for part in parts]),
+        pts_s=np.concatenate([part.pts_s for part in parts]),
+    )
+
+
+def _checked(question: str) -> str:
+    question = question.strip()
+    if not question:
+        raise SettingsError("the question is empty: write what you want to know", code="question")
+    return question
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    pass
