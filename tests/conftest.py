@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
+from tests.video import clips
 from vzvideo.models.preprocess import Preprocess
 
-SHARED_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 TEXT = [
     "USER: <video>\nWhat is the man doing? ASSISTANT: A man rides a bike on a dirt track.",
     "Describe the video. Who is there? What do they wear? Two dogs run across a green meadow.",
@@ -119,11 +121,28 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("model"), small_model())
 
 
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small clip of H.264 with 40 numbered frames at 25 a second."""
+    path = tmp_path_factory.mktemp("clip") / "numbers.mp4"
+    kind = replace(clips.KINDS[0], frames=40, fps=25.0)
+    kind.make(kind, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_clips() -> list[Path]:
+    """Real clips, from the folder that VZVIDEO_CLIPS names, as `make test` has it."""
+    folder = os.environ.get("VZVIDEO_CLIPS")
+    found = sorted(Path(folder).glob("*.mp4")) if folder else []
+    if not found:
+        pytest.skip("VZVIDEO_CLIPS names no folder with clips; examples/fetch_clips.py makes one")
+    return found
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Keeps the tests away from the user's own token cache, but lets them use a pulled mini."""
-    import os
-
     from vzvideo.models import weights
 
     models_folder = weights.cache_root() / "models"

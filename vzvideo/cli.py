@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vzvideo.errors import SettingsError, VzVideoError
+from vzvideo.errors import SettingsError, VideoError, VzVideoError
 
 if TYPE_CHECKING:
     from vzvideo.config import Settings
@@ -58,10 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         if status is None:
             if debug:
                 raise
-            _say(
-                f"vzvideo: unexpected {type(error).__name__}: {error}; this is a bug: run it again "
-                "with --debug and report what it prints"
-            )
+            _say(f"vzvideo: {_unexpected(error)}")
             status = 1
     sys.exit(status)
 
@@ -76,6 +73,16 @@ def _usage(error: Exception) -> int | None:
         error.show()  # type: ignore[attr-defined]
         return int(error.exit_code)  # type: ignore[attr-defined]
     return None
+
+
+def _unexpected(error: Exception) -> str:
+    # By name, for torch is not imported here; on the CPU it raises a plain RuntimeError.
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        return "out of memory: choose fewer --frames, --quantize 4bit, or another --device"
+    return (
+        f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; this is a bug: run it "
+        "again with --debug and report what it prints"
+    )
 
 
 # -- options that several commands share
@@ -206,8 +213,11 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask a video one or more questions."""
+    stage = "load"
     try:
+        _check(video)
         qa = _load(settings)
+        stage = "encode"
         if len(questions) > 1:
             with _progress() as progress:
                 answers = qa.ask_many(video, questions, progress=progress)
@@ -217,11 +227,13 @@ def ask(
         else:
             with _progress() as progress:
                 asking = qa.start(video, questions[0], progress=progress)
+            stage = "generate"
             _relay(asking, as_json)
             _facts(asking.result, asking.encoded)
     except VzVideoError as error:
         if as_json:
-            _print_failure(video, questions[0], error)
+            for question in questions:
+                _print_failure(video, question, stage, error)
         raise
 
 
@@ -233,16 +245,25 @@ def chat(
     as_json: Json = False,
 ) -> None:
     """Talk about a video; every question after the first costs only itself."""
+    _check(video)
     qa = _load(settings)
     with _progress() as progress:
         talk = qa.chat(video, progress=progress)
     interactive = sys.stdin.isatty()
     if interactive:
         _say("Ask away; an empty line or Ctrl-D ends.")
+    status = 0
     while question := _next_line(interactive):
-        asking = talk.start(question)
-        _relay(asking, as_json)
-        _facts(asking.result, asking.encoded)
+        try:
+            asking = talk.start(question)
+            _relay(asking, as_json)
+            _facts(asking.result, asking.encoded)
+        except VzVideoError as error:  # one bad question ends no conversation
+            if as_json:
+                _print_failure(video, question, "generate", error)
+            _say(f"vzvideo: {error}")
+            status = 1
+    raise typer.Exit(status)
 
 
 @app.command()
@@ -258,6 +279,9 @@ def encode(
     target = out or Path(Path(video.split("?")[0]).stem + ".vz.safetensors")
     if not target.parent.is_dir():
         raise SettingsError(f"{target}: there is no folder {target.parent}")
+    if target.exists() and not store.is_token_file(target):
+        raise SettingsError(f"{target}: is there, and no file of visual tokens; give another name")
+    _check(video)
     qa = _load(settings)
     with _progress() as progress:
         encoded = qa.encode_timed(video, progress=progress)
@@ -304,12 +328,24 @@ def pull(
     """Fetch a model; afterwards it works offline."""
     from vzvideo.models import catalog, weights
 
+    if name == "auto":
+        from vzvideo.models import loader
+
+        name, _ = loader.choose_auto()
     card = catalog.find(name)
     with _progress() as progress:
         typer.echo(weights.pull(card, source=source, progress=progress))
 
 
 # -- words out
+
+
+def _check(video: str) -> None:
+    """Says at once, before a model is loaded, that there is no such file."""
+    from vzvideo.video.reader import check_file
+
+    if "://" not in video:
+        check_file(Path(video))
 
 
 def _load(settings: Settings) -> VideoQA:
@@ -347,10 +383,11 @@ def _print(answer: Answer, as_json: bool, *, labelled: bool = False) -> None:
         typer.echo(f"{answer.question}\n  {answer.text}" if labelled else answer.text)
 
 
-def _print_failure(video: str, question: str, error: VzVideoError) -> None:
+def _print_failure(video: str, question: str, stage: str, error: VzVideoError) -> None:
     from vzvideo.types import Failure
 
-    stage = "encode" if error.code not in ("model", "download", "unknown_model") else "load"
+    if isinstance(error, VideoError):
+        stage = "decode"
     failure = Failure(question, video, stage, error.code, str(error))
     typer.echo(json.dumps(dataclasses.asdict(failure), ensure_ascii=False))
 

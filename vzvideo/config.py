@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Settings:
             ("deadline_s", 0.1),
             ("cache_gib", 0),
         ):
-            if not getattr(self, name) >= least:
+            if not least <= getattr(self, name) < math.inf:
                 raise SettingsError(f"{name}: {getattr(self, name)} given, at least {least} needed")
 
     def replace(self, **changes: Any) -> Settings:
@@ -86,18 +87,20 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
     settings = Settings()
     if path is not None:
         try:
-            content = yaml.safe_load(path.read_text()) or {}
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise SettingsError(f"{path}: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError) as error:
             reason = str(error).replace("\n", " ")
             raise SettingsError(f"{path}: not readable as YAML ({reason})") from None
+        if content is None:  # nothing but comments
+            content = {}
         if not isinstance(content, dict):
             raise SettingsError(f"{path}: lines of `name: value` are expected")
         try:
             settings = settings.replace(**{str(name): value for name, value in content.items()})
         except SettingsError as error:
-            raise SettingsError(f"{path}: {error}") from None
+            raise SettingsError(f"{path}: {error}", code=error.code) from None
     return settings.replace(**{name: v for name, v in overrides.items() if v is not None})
 
 

@@ -450,7 +450,7 @@ class _Ahead(Generic[T]):
         while not self._stop.is_set():
             try:
                 self._queue.put(entry, timeout=0.1)
-                return True
+                return not self._stop.is_set()
             except Full:
                 continue
         return False

@@ -1,6 +1,7 @@
 """Visual tokens on disk: safetensors files, and a bounded cache addressed by content and settings.
 
-Nothing is ever unpickled. A file appears whole or not at all.
+Nothing is ever unpickled. A file appears whole or not at all, and one that has changed since by a
+single bit is refused.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
+from torch import Tensor
 
 from vzvideo.errors import TokenFileError
 from vzvideo.types import VisualTokens
 
 FORMAT = 1
-_ARRAYS = {"frame": np.int32, "role": np.int8, "patch": np.int32, "pts_s": np.float64}
+_ARRAYS = ("frame", "role", "patch", "pts_s")
 _BLOCKS, _BLOCK_BYTES = 64, 1 << 16
 
 
@@ -38,39 +40,41 @@ def save(tokens: VisualTokens, path: Path) -> None:
         "source": tokens.source,
         "settings": tokens.settings,
     }
-    part: Path | None = None
+    text = json.dumps(about)
+    content = serialize(tensors, {"vzvideo": text, "sha256": _digest(text, tensors)})
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=".safetensors")
-        os.close(handle)
-        part = Path(name)
-        save_file(tensors, part, {"vzvideo": json.dumps(about)})
-        part.chmod(0o644)
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TokenFileError(f"{path} cannot be written: {reason}", code="disk") from None
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as scratch:
+            part = Path(scratch) / path.name
+            part.write_bytes(content)
+            part.replace(path)
+    except OSError as error:
+        raise TokenFileError(
+            f"{path} cannot be written: {error.strerror or error}", code="disk"
+        ) from None
 
 
 def load(path: Path) -> VisualTokens:
     """Reads what `save` wrote, on the CPU; TokenFileError where it is damaged or something else."""
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["vzvideo"])
+            metadata = file.metadata() or {}
+            if "vzvideo" not in metadata:
+                raise ValueError("another program's safetensors")
+            about = json.loads(metadata["vzvideo"])
             if about["format"] > FORMAT:
                 raise TokenFileError(
                     f"{path}: written by a newer vzvideo (format {about['format']}, this one reads "
                     f"{FORMAT}); upgrade vzvideo or encode the video again"
                 )
-            arrays = {n: file.get_tensor(n).numpy().astype(d) for n, d in _ARRAYS.items()}
+            tensors = {name: file.get_tensor(name) for name in ("features", *_ARRAYS)}
+            if metadata["sha256"] != _digest(metadata["vzvideo"], tensors):
+                raise ValueError("its checksum does not match")
             return VisualTokens(
-                features=file.get_tensor("features"),
-                **arrays,
-                grid=(int(about["grid"][0]), int(about["grid"][1])),
-                source=str(about["source"]),
-                settings=dict(about["settings"]),
+                features=tensors["features"],
+                **{name: tensors[name].numpy() for name in _ARRAYS},
+                grid=(about["grid"][0], about["grid"][1]),
+                source=about["source"],
+                settings=about["settings"],
             )
     except FileNotFoundError:
         raise TokenFileError(f"{path}: no such file", code="not_found") from None
@@ -79,6 +83,15 @@ def load(path: Path) -> VisualTokens:
         raise TokenFileError(
             f"{path}: not a file of visual tokens, or damaged ({reason}); encode the video again"
         ) from None
+
+
+def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
+    """A checksum of everything in a file; safetensors itself keeps none."""
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def is_token_file(path: Path) -> bool:
@@ -96,7 +109,8 @@ def is_token_file(path: Path) -> bool:
 def content_key(path: Path) -> str:
     """A hash by which a file is known: its size, time of change, and 64 blocks spread over it.
 
-    Reads 4 MB at most, of a film as of a clip.
+    Reads 4 MB at most, of a film as of a clip. An edit of a larger file goes unnoticed where it
+    lies between the blocks and size and time of change are put back as they were.
     """
     stat = path.stat()
     digest = hashlib.sha256(f"{stat.st_size} {stat.st_mtime_ns}".encode())
@@ -126,14 +140,15 @@ class TokenCache:
     def get(self, key: str) -> VisualTokens | None:
         """What was kept, or None; a damaged file counts as nothing and is removed."""
         path = self._path(key)
-        if not path.exists():
-            return None
         try:
             tokens = load(path)
-            os.utime(path)
-        except (TokenFileError, OSError):
-            path.unlink(missing_ok=True)
-            return None
+        except TokenFileError:
+            tokens = None
+        with contextlib.suppress(OSError):  # a folder that may only be read serves as well
+            if tokens is None:
+                path.unlink(missing_ok=True)
+            else:
+                os.utime(path)
         return tokens
 
     def put(self, key: str, tokens: VisualTokens) -> None:

@@ -86,7 +86,7 @@ def find(name: str) -> ModelCard:
     """The card of a name, a hub id or a folder; ModelError with the list where it is none."""
     if name in CATALOG:
         return CATALOG[name]
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return ModelCard(name, "a folder", "its own", 0, 0, frames=8)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return ModelCard(name, "from the hub", "see its page", 0, 0, frames=8, hub_id=name)

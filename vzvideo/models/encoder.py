@@ -7,6 +7,7 @@ language models.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
@@ -43,6 +44,7 @@ class ZipSettings:
 
 
 NO_COMPRESSION = ZipSettings(dominant=None, contextual=0)
+TOWERS = ("clip_vision_model", "dinov2", "siglip_vision_model")  # transformers' model types
 
 
 class Scored(NamedTuple):
@@ -64,13 +66,14 @@ class Encoder:
     """
 
     def __init__(self, tower: nn.Module, preprocess: Preprocess, feature_layer: int = -2) -> None:
-        parts = {name: getattr(tower, name, None) for name in ("embeddings", "encoder")}
-        layers = getattr(parts["encoder"], "layers", getattr(parts["encoder"], "layer", None))
-        if parts["embeddings"] is None or layers is None:
+        config: Any = getattr(tower, "config", None)
+        if getattr(config, "model_type", None) not in TOWERS:
             raise ModelError(
                 f"vision tower {type(tower).__name__} is not known here: "
                 "CLIP, DINOv2 and SigLIP towers are"
             )
+        encoder: Any = tower.encoder
+        layers = encoder.layer if config.model_type == "dinov2" else encoder.layers
         states = len(layers) + 1
         depth = feature_layer if feature_layer >= 0 else states + feature_layer
         if not 1 <= depth < states:
@@ -80,12 +83,11 @@ class Encoder:
             )
         self.tower = tower.eval()
         self.preprocess = preprocess
-        self._embed = parts["embeddings"]
+        self._embed: Any = tower.embeddings
         self._norm = getattr(tower, "pre_layrnorm", nn.Identity())  # CLIP's spelling
         self._layers = layers[:depth]
         attention = getattr(layers[depth - 1], "self_attn", None) or layers[depth - 1].attention
         self._scoring: Any = attention
-        config: Any = tower.config
         self.heads = int(config.num_attention_heads)
         self.has_cls = hasattr(self._embed, "class_embedding") or hasattr(self._embed, "cls_token")
         patches = preprocess.crop // int(config.patch_size)
@@ -117,10 +119,12 @@ class Encoder:
     def score(self, inputs: Tensor) -> Scored:
         """Preprocessed (B, 3, H, W) -> features with the scores and keys to compress them by."""
         seen: dict[str, Tensor] = {}
+        caller = threading.get_ident()  # a hook sees every thread that runs the tower
 
         def keep(name: str, tokens: int | None) -> Any:
             def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-                seen[name] = rearrange(output[:, :tokens], "b n (h d) -> b h n d", h=self.heads)
+                if threading.get_ident() == caller:
+                    seen[name] = rearrange(output[:, :tokens], "b n (h d) -> b h n d", h=self.heads)
 
             return hook
 
@@ -166,12 +170,15 @@ class Encoder:
         """Raises SettingsError where a frame of this tower cannot be compressed so."""
         if settings.dominant is None:
             return
+        if settings.merge not in ("reference", "mean"):
+            raise SettingsError(f'merge={settings.merge!r}: choose "reference" or "mean"')
+        dominant, contextual = settings.dominant, settings.contextual
         least = 1 if self.has_cls else 0
-        if not least <= settings.dominant <= self.tokens or settings.contextual < 0:
+        if not least <= dominant <= self.tokens or contextual < 0 or dominant + contextual < 1:
             raise SettingsError(
-                f"dominant={settings.dominant}, contextual={settings.contextual}: this tower makes "
-                f"{self.tokens} tokens a frame; dominant must be {least}..{self.tokens} and "
-                "contextual at least 0"
+                f"dominant={dominant}, contextual={contextual}: this tower makes {self.tokens} "
+                f"tokens a frame; dominant must be {least}..{self.tokens}, contextual at least 0, "
+                "and one token at least must remain"
             )
 
     def _pack(

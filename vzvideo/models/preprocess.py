@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vzvideo.errors import ModelError
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -31,6 +33,13 @@ class Preprocess:
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
     squash: bool = False
+
+    def __post_init__(self) -> None:
+        if self.crop > self.size or (self.squash and self.crop != self.size):
+            raise ModelError(
+                f"preprocessing: crop {self.crop} of frames resized to {self.size} given; the crop "
+                "may be no larger, and with squash it must be the same"
+            )
 
     @classmethod
     def from_folder(cls, folder: Path) -> Preprocess:
@@ -55,14 +64,18 @@ class Preprocess:
 
     def to_config(self) -> dict[str, Any]:
         """The published form, as transformers writes it for Video-LLaVA."""
+        if self.squash:
+            size = {"height": self.size, "width": self.size}
+        else:
+            size = {"shortest_edge": self.size}
         return {
             "image_processor_type": "VideoLlavaImageProcessor",
             "processor_class": "VideoLlavaProcessor",
             "do_convert_rgb": True,
             "do_resize": True,
-            "size": {"shortest_edge": self.size},
+            "size": size,
             "resample": 3,
-            "do_center_crop": True,
+            "do_center_crop": not self.squash,
             "crop_size": {"height": self.crop, "width": self.crop},
             "do_rescale": True,
             "rescale_factor": 1 / 255,

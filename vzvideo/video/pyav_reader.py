@@ -6,7 +6,7 @@ on the way.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
@@ -27,23 +27,30 @@ from vzvideo.video.reader import Video, VideoInfo, finite, no_frames, scaled
 _T = TypeVar("_T")
 
 _SAME_S = 1e-6  # a time this close before a frame means that frame: floats carry timestamps
-_DAMAGE_LIMIT = 500  # damaged packets in a row, behind which nothing more is expected
+_DAMAGE_LIMIT = 500  # failed reads in a row, behind which nothing more is expected
 _SKIP_MARGIN_S = 1.0  # frames nobody refers to are decoded only this close to a time asked for
 _BLIND_SEEK_S = 2.0  # how far ahead to seek where the file has no index of keyframes
+_SLACK_FRAMES = 4  # an index holds decoding times, which run a few frames ahead of what is shown
+_QUICK_BYTES = 2**24  # a file this small is read through for its exact duration and rate
+_TAIL_S = 5.0  # of a larger one, only this much before the end its header claims
 _SMALL = 32  # edge of the pictures that `differences` compares
 
 
 class PyAVVideo(Video):
     """See `open_video`."""
 
+    _current: VideoFrame | None  # the frame on show
+    _ahead: VideoFrame | None  # the one behind it, where that is decoded already
+
     def __init__(self, source: str, size: int | None, deadline_s: float) -> None:
         self.source = source
         self._deadline_s = deadline_s
         self._container: InputContainer | None = None
+        self._version = self._stat()
+        self._start_s = 0.0
         self._lost = 0
         self._seekable = True
         self._blind_s = _BLIND_SEEK_S
-        self._skip_until_s: float | None = None
         try:
             self._open()
             first = self._pull()
@@ -53,7 +60,7 @@ class PyAVVideo(Video):
             self._start_s = self._time(first)
             self._size = scaled(first.width, first.height, size)
             self.info = self._describe(first)
-            self._keys_s = self._index_s()
+            self._skip_margin_s = max(_SKIP_MARGIN_S, 2 / self.info.average_fps)
         except BaseException:
             self.close()
             raise
@@ -63,29 +70,26 @@ class PyAVVideo(Video):
     def stream(self, times_s: NDArray[np.float64], batch: int = 8) -> Iterator[FrameBatch]:
         pixels: list[NDArray[np.uint8]] = []
         pts_s: list[float] = []
-        lost_before, asked = self._lost, 0
+        asked = 0
         for time_s in times_s:
             frame = self._frame_at(float(time_s))
-            asked += 1
             at_s = self._time(frame) - self._start_s
             if not pts_s or at_s > pts_s[-1]:
                 if len(pixels) == batch:
-                    yield self._batch(pixels, pts_s, asked - 1, self._lost - lost_before)
-                    pixels, pts_s, asked, lost_before = [], [], 1, self._lost
+                    yield self._batch(pixels, pts_s, asked)
+                    pixels, pts_s, asked = [], [], 0
                 pixels.append(self._rgb(frame))
                 pts_s.append(at_s)
+            asked += 1
         if pixels:
-            yield self._batch(pixels, pts_s, asked, self._lost - lost_before)
+            yield self._batch(pixels, pts_s, asked)
 
     def keyframes_s(self) -> NDArray[np.float64]:
-        self._rewind(0.0)
-        times = [
-            float(packet.pts * packet.time_base) - self._start_s
-            for packet in self._packets()
-            if packet.is_keyframe and packet.pts is not None
-        ]
-        self._rewind(0.0)
-        return np.unique(np.array(times or [0.0])).clip(min=0.0)
+        times = [at_s for packet, at_s in self._scan() if packet.is_keyframe]
+        self._check_unchanged()
+        shown = np.unique(times) - self._start_s
+        shown = shown[shown > -_SAME_S].clip(min=0.0)
+        return shown if len(shown) else np.zeros(1)
 
     def differences(
         self, start_s: float, end_s: float
@@ -99,6 +103,7 @@ class PyAVVideo(Video):
             changes.append(0.0 if before is None else float(np.abs(grey - before).mean()) / 255)
             times.append(self._time(frame) - self._start_s)
             before, frame = grey, self._next()
+        self._check_unchanged()
         return np.array(times), np.array(changes, np.float32)
 
     def close(self) -> None:
@@ -110,102 +115,157 @@ class PyAVVideo(Video):
     # -- opening
 
     def _open(self) -> None:
+        """Stands before the first frame, nothing decoded."""
         self.close()
+        self._container, self._stream = self._connect()
+        self._stream.thread_type = "AUTO"
+        self._tick_s = float(self._stream.time_base or 0)
+        # AVI keeps decoding times only; those of showing, which FFmpeg makes up, go back and forth.
+        self._dts_only = self._container.format.name == "avi"
+        # An MPEG program stream times some packets only, and behind a seek the rest is made up.
+        self._seekable = self._seekable and self._container.format.name != "mpeg"
+        self._frames = self._ascending()
+        self._current = self._ahead = None
+
+    def _connect(self) -> tuple[InputContainer, VideoStream]:
+        """The source, newly opened, and the stream of it to show."""
         deadline_s = self._deadline_s
-        self._container = self._safely(
-            lambda: av.open(self.source, timeout=(deadline_s, deadline_s), metadata_errors="ignore")
+        # Without the prefix a file named 12:30.mp4 would be taken for a protocol. PyAV's timeout
+        # does not cover seeking, FFmpeg's own does.
+        url = f"file:{self.source}" if self._version else self.source
+        options = {} if self._version else {"rw_timeout": str(round(deadline_s * 1e6))}
+        container: InputContainer = self._safely(
+            lambda: av.open(
+                url, options=options, timeout=(deadline_s, deadline_s), metadata_errors="ignore"
+            )
         )
+        try:
+            return container, self._choose(container)
+        except BaseException:
+            container.close()
+            raise
+
+    def _choose(self, container: InputContainer) -> VideoStream:
         videos = [
             stream
-            for stream in self._container.streams.video
+            for stream in container.streams.video
             if Disposition.attached_pic not in stream.disposition  # an album's cover
         ]
-        best = self._container.streams.best("video")
         if not videos:
-            kinds = sorted({stream.type for stream in self._container.streams})
+            kinds = ", ".join(sorted({stream.type for stream in container.streams} - {"video"}))
             raise VideoError(
-                f"{self.source}: no video in it ({', '.join(kinds) or 'nothing'} only)",
-                code="no_video",
+                f"{self.source}: no video in it ({kinds or 'nothing'} only)", code="no_video"
             )
-        self._stream: VideoStream = best if best in videos else videos[0]  # type: ignore[assignment]
-        if self._stream.codec_context is None:
+        best = container.streams.best("video")
+        stream: VideoStream = best if best in videos else videos[0]  # type: ignore[assignment]
+        if stream.codec_context is None:
             raise VideoError(f"{self.source}: no decoder for its video", code="no_decoder")
-        self._stream.thread_type = "AUTO"
-        self._frames = self._decoded()
-        self._current: VideoFrame | None = None
-        self._ahead: VideoFrame | None = None
+        return stream
 
     def _describe(self, first: VideoFrame) -> VideoInfo:
-        stream, container = self._stream, self._container
-        assert container is not None
-        tick_s = float(stream.time_base or 0)
-        rate = finite(float(stream.average_rate or stream.guessed_rate or 0))
-        base_rate = finite(float(stream.base_rate or 0))
-        duration_s = finite((stream.duration or 0) * tick_s)
-        duration_s = duration_s or finite((container.duration or 0) / av.time_base)
-        stamps = np.array(sorted(entry.timestamp for entry in stream.index_entries)) * tick_s
-        whole = bool(stream.frames) and len(stamps) >= stream.frames
-        if duration_s is None or rate is None:
-            stamps, whole = self._packet_times(), True
-            steps = np.diff(stamps)
-            last_s = float(np.median(steps)) if len(steps) else 1 / (rate or 25.0)
-            duration_s = duration_s or float(np.ptp(stamps) if len(stamps) else 0.0) + last_s
-            rate = rate or max(1, len(stamps)) / duration_s
-        if whole and len(stamps) > 2:
-            steps = np.diff(stamps)
-            # Rounding to the container's ticks alone moves a step by up to two of them.
-            variable = bool(np.ptp(steps) > max(2.5 * tick_s, 0.1 * float(np.median(steps))))
-        else:
-            variable = base_rate is not None and abs(base_rate - rate) > 0.01 * rate
-        rotation = first.rotation % 360
-        width, height = first.width, first.height
+        width, height, rotation = first.width, first.height, first.rotation % 360
         if rotation % 180 == 90:
             width, height = height, width
-        codec = stream.codec_context.name
+        codec = self._stream.codec_context.codec.canonical_name
+        duration_s, rate, variable = self._timing()
         return VideoInfo(duration_s, self._start_s, width, height, rotation, codec, rate, variable)
 
-    def _packet_times(self) -> NDArray[np.float64]:
-        """Timestamps of all packets, ascending, nothing decoded; then stands at the start again."""
-        times, count = [], 0
-        for packet in self._packets():
-            stamp = packet.pts if packet.pts is not None else packet.dts
-            count += packet.size > 0
-            if packet.size and stamp is not None:
-                times.append(float(stamp * packet.time_base))
-        if len(times) < count:  # no timestamps in the file: decoding counts them, see _decoded
-            times = [self._start_s + i * self._step_s() for i in range(count)]
-        self._open()
-        self._ahead = self._pull()
-        return np.unique(times)
+    def _timing(self) -> tuple[float, float, bool]:
+        """Duration, average frames a second, and whether they are unevenly spaced.
+
+        Headers lie, so a file's packets are asked: all of them if it is small, else the last ones.
+        """
+        stream, container = self._stream, self._container
+        assert container is not None
+        rate = finite(float(stream.average_rate or stream.guessed_rate or 0))
+        base_rate = finite(float(stream.base_rate or 0))
+        duration_s = finite((stream.duration or 0) * self._tick_s)
+        duration_s = duration_s or finite((container.duration or 0) / av.time_base)
+        entries = stream.index_entries
+        self._indexed = 0 < stream.frames <= len(entries)
+        if duration_s and rate and not (self._version and self._version[0] <= _QUICK_BYTES):
+            if self._indexed:
+                variable = self._uneven(np.sort([entry.timestamp for entry in entries]))
+            else:
+                variable = base_rate is not None and abs(base_rate - rate) > 0.01 * rate
+            if not self._version:
+                return duration_s, rate, variable
+            times, end_s = self._measure(duration_s - _TAIL_S)
+            if len(times):
+                return end_s - self._start_s, rate, variable
+        times, end_s = self._measure()
+        duration_s = end_s - self._start_s
+        return duration_s, max(1, len(times)) / duration_s, self._uneven(times / self._tick_s)
+
+    def _measure(self, after_s: float | None = None) -> tuple[NDArray[np.float64], float]:
+        """Times of the packets (from near `after_s` on), ascending, and when the last one ends."""
+        last_s, lasts_s, times_s = self._start_s, 0.0, []
+        for packet, at_s in self._scan(after_s):
+            times_s.append(at_s)
+            if at_s >= last_s:
+                # Where frames are reordered, a packet's duration is that of decoding.
+                ordered = packet.pts == packet.dts
+                last_s, lasts_s = at_s, packet.duration * self._tick_s if ordered else 0.0
+        times = np.unique(times_s)
+        usual_s = float(np.median(np.diff(times))) if len(times) > 1 else self._step_s()
+        return times, last_s + (lasts_s or usual_s)
+
+    def _uneven(self, ticks: NDArray[Any]) -> bool:
+        steps = np.diff(ticks)
+        # Rounding to the container's ticks alone moves a step by up to two of them.
+        return len(steps) > 1 and bool(np.ptp(steps) > max(2.5, 0.1 * np.median(steps)))
 
     def _step_s(self) -> float:
         """Seconds a frame, as far as the file's own header knows."""
         return 1 / (finite(float(self._stream.guessed_rate or 0)) or 25.0)
 
-    def _index_s(self) -> list[float]:
-        """Decoding times of the keyframes the container lists; none where it lists none."""
-        base = float(self._stream.time_base or 0)
-        entries = self._stream.index_entries
-        return sorted(entry.timestamp * base for entry in entries if entry.is_keyframe)
+    def _scan(self, after_s: float | None = None) -> Iterator[tuple[Any, float]]:
+        """Packets (from near `after_s` on) and when each is shown. Nothing is decoded."""
+        container, stream = self._connect()
+        with container:
+            if after_s is not None and not self._seek(container, stream, after_s + self._start_s):
+                return
+            whole = (packet for packet in self._packets(container, stream) if packet)
+            shown = (packet for packet in whole if packet.size and not packet.is_discard)
+            shift_s = 0.0
+            for count, packet in enumerate(shown):
+                if packet.pts is None:  # counted, as in _stamped
+                    yield packet, self._start_s + count * self._step_s()
+                    continue
+                at_s = packet.pts * self._tick_s
+                if self._dts_only and count == 0 and after_s is None:
+                    shift_s = self._start_s - at_s
+                yield packet, at_s + shift_s
 
     # -- moving
 
     def _frame_at(self, time_s: float) -> VideoFrame:
         """The frame on show at `time_s`: the last that starts no later, or the nearest."""
-        target_s = time_s + self._start_s + _SAME_S
+        target_s = max(time_s, 0.0) + self._start_s + _SAME_S
         self._approach(target_s)
-        constant = not self.info.variable_rate
+        full_s = target_s - self._skip_margin_s
+        found, moved = self._advance(target_s, full_s)
+        if moved and self._time(found) < full_s:
+            # What is on show may be one of the frames left out, so the margin was too small.
+            self._skip_margin_s = 2 * (target_s - self._time(found))
+            self._rewind(target_s)
+            found, _ = self._advance(target_s, -np.inf)
+        return found
+
+    def _advance(self, target_s: float, full_s: float) -> tuple[VideoFrame, bool]:
+        """Decodes on to the frame on show at `target_s`; says too whether that took decoding."""
+        moved = False
         while True:
             if self._ahead is None:
-                self._ahead = self._pull(target_s - _SKIP_MARGIN_S if constant else None)
+                self._ahead = self._pull(full_s)
+                moved = moved or self._ahead is not None
             if self._ahead is None or (self._current and self._time(self._ahead) > target_s):
                 break
             self._current, self._ahead = self._ahead, None
-            if self._time(self._current) > target_s:
-                break
         if self._current is None:
+            self._check_unchanged()
             raise no_frames(self.source)
-        return self._current
+        return self._current, moved
 
     def _next(self) -> VideoFrame | None:
         """The frame after the one that was last given."""
@@ -214,73 +274,99 @@ class PyAVVideo(Video):
         return frame
 
     def _approach(self, target_s: float) -> None:
-        """Seeks where that saves decoding, so that decoding on leads to `target_s`."""
+        """Moves to where decoding on leads to `target_s`, if that is not here or saves decoding."""
         here = self._current or self._ahead
         here_s = self._time(here) if here else self._start_s
-        if here and target_s < here_s and here_s > self._start_s + _SAME_S:
-            self._rewind(target_s - self._start_s)
-        elif self._worth_seeking(here_s, target_s):
-            self._rewind(target_s - self._start_s, here_s)
+        if target_s < here_s:
+            self._rewind(target_s)
+        elif self._seekable and self._worth_seeking(here_s, target_s):
+            self._rewind(target_s)
+            landed_s = self._time(self._ahead) if self._ahead else self._start_s
+            if landed_s <= here_s:
+                self._blind_s = 2 * (target_s - landed_s)  # keyframes are that far apart at least
 
     def _worth_seeking(self, here_s: float, target_s: float) -> bool:
-        if not self._keys_s or len(self._keys_s) < 2:
-            return len(self._keys_s) != 1 and target_s - here_s > self._blind_s
-        # The index holds decoding times, which run a few frames ahead of what is shown.
-        slack_s = 4 / self.info.average_fps
-        key = bisect_right(self._keys_s, target_s - slack_s) - 1
-        return key >= 0 and self._keys_s[key] > here_s + slack_s
+        slack_s = _SLACK_FRAMES / self.info.average_fps
+        entries = self._stream.index_entries
+        key = entries.search_timestamp(int((target_s - slack_s) / self._tick_s))
+        if key >= 0 and entries[key].timestamp * self._tick_s > here_s + slack_s:
+            return True
+        return not self._indexed and target_s - here_s > self._blind_s
 
-    def _rewind(self, time_s: float, here_s: float | None = None) -> None:
-        """Moves to a keyframe from which decoding on shows `time_s`.
+    def _rewind(self, target_s: float) -> None:
+        """Moves to a keyframe from which decoding on leads to `target_s`.
 
-        here_s: where decoding stands, if going on from there is possible too.
+        A seek may end behind its target, for files are searched by decoding times; then it is
+        tried from further back, and last of all from the beginning, which always works.
         """
-        target_s = time_s + self._start_s
-        back_s = 0.0
-        while True:
-            wanted_s = max(self._start_s, target_s - back_s)
-            if not self._seek(wanted_s):
-                if here_s is None:
-                    self._open()
-                return
-            self._current, self._ahead = None, self._pull()
-            if self._ahead and self._time(self._ahead) <= target_s + _SAME_S:
-                break
-            if wanted_s <= self._start_s:
-                self._open()  # where even the start cannot be sought
-                return
+        readable = False
+        wanted_s, back_s = target_s, 0.0
+        while self._seekable and wanted_s > self._start_s:
+            if self._seek(self._container, self._stream, wanted_s):
+                self._frames = self._ascending(sought=True)
+                self._current, self._ahead = None, self._pull()
+                if self._ahead and self._time(self._ahead) <= target_s:
+                    return
+                readable = readable or self._ahead is not None
             back_s = 2 * back_s + 1.0
-        landed_s = self._time(self._ahead)
-        if here_s is not None and landed_s <= here_s:
-            self._blind_s = 2 * (target_s - landed_s)  # keyframes are that far apart at least
+            wanted_s = target_s - back_s
+        self._seekable = self._seekable and readable
+        self._open()
 
-    def _seek(self, raw_s: float) -> bool:
-        assert self._container is not None
-        base = self._stream.time_base
-        if not base or not self._seekable:
-            return False
+    def _seek(self, container: InputContainer | None, stream: VideoStream, at_s: float) -> bool:
+        assert container is not None
         try:
-            self._container.seek(int(raw_s / base), stream=self._stream)
-        except (av.error.FFmpegError, OverflowError):
+            container.seek(int(at_s / self._tick_s), stream=stream)
+        except (av.error.FFmpegError, OverflowError, ZeroDivisionError):
             return False
-        self._frames = self._decoded()
         return True
 
     # -- decoding
 
-    def _pull(self, skip_until_s: float | None = None) -> VideoFrame | None:
-        """The next frame in order. Before `skip_until_s`, those nobody refers to are left out."""
-        self._skip_until_s = skip_until_s
+    def _pull(self, full_s: float = -np.inf) -> VideoFrame | None:
+        """The next frame in order. Before `full_s`, those nobody refers to are left out."""
+        self._full_s = full_s
         return next(self._frames, None)
+
+    def _ascending(self, sought: bool = False) -> Iterator[VideoFrame]:
+        """Frames in the order they are shown, without those whose timestamp breaks it."""
+        last_s = -np.inf
+        held: VideoFrame | None = None
+        for frame in self._stamped(sought):
+            if held is not None:
+                if last_s < self._time(held) < self._time(frame):
+                    last_s = self._time(held)
+                    yield held
+                else:
+                    self._lost += 1
+            held = frame
+        if held is not None and self._time(held) > last_s:
+            yield held
+
+    def _stamped(self, sought: bool) -> Iterator[VideoFrame]:
+        """Frames as they are decoded. Where the file has no times for them, they are counted."""
+        last_s = None if sought else -self._step_s()
+        for frame in self._decoded():
+            stamp = frame.dts if self._dts_only else frame.pts
+            if stamp is None:
+                if last_s is None:
+                    self._seekable = False  # nobody knows where this frame belongs
+                    return
+                stamp = round((last_s + self._step_s()) / self._tick_s)
+            frame.pts = stamp
+            frame.time_base = self._stream.time_base
+            last_s = self._time(frame)
+            yield frame
 
     def _decoded(self) -> Iterator[VideoFrame]:
         context = self._stream.codec_context
-        last_s = -self._step_s()
-        for packet in self._packets():
-            until_s = self._skip_until_s
-            at = packet.pts if packet.pts is not None else packet.dts
-            far = until_s is not None and at is not None and at * packet.time_base < until_s
+        for packet in self._packets(self._container, self._stream):
+            if packet is None:
+                self._lost += 1
+                continue
+            far = packet.pts is not None and packet.pts * self._tick_s < self._full_s
             context.skip_frame = "NONREF" if far else "DEFAULT"
+            self._lost += packet.is_corrupt
             try:
                 frames = packet.decode()
             except av.error.EOFError:
@@ -289,30 +375,25 @@ class PyAVVideo(Video):
                 self._lost += 1
                 continue
             for frame in frames:
-                if frame.pts is None:
-                    # Raw streams carry no times; counting from the last is all there is.
-                    self._seekable = False
-                    frame.pts = round((last_s + self._step_s()) / self._stream.time_base)
-                    frame.time_base = self._stream.time_base
-                last_s = self._time(frame)
                 if frame.is_corrupt:
                     self._lost += 1
                 else:
                     yield frame
 
-    def _packets(self) -> Iterator[Any]:
-        assert self._container is not None
-        packets = self._container.demux(self._stream)
+    def _packets(self, container: InputContainer | None, stream: VideoStream) -> Iterator[Any]:
+        """Packets in file order, None for each that could not be read."""
+        assert container is not None
+        packets = container.demux(stream)
         damaged = 0
         while damaged < _DAMAGE_LIMIT:
             try:
                 packet = self._safely(partial(next, packets, None))
             except VideoError as error:
-                if error.code in ("deadline", "changed"):
+                if error.code == "deadline":
                     raise
-                self._lost += 1
                 damaged += 1
-                packets = self._container.demux(self._stream)
+                packets = container.demux(stream)
+                yield None
                 continue
             if packet is None:
                 return
@@ -335,6 +416,20 @@ class PyAVVideo(Video):
             reason = getattr(error, "strerror", None) or str(error)
             raise VideoError(f"{self.source}: {reason}", code="unreadable") from None
 
+    def _stat(self) -> tuple[int, int, int] | None:
+        """Size in bytes, time of change and identity of a local file; None for a URL."""
+        if "://" in self.source:
+            return None
+        try:
+            stat = os.stat(self.source)
+        except OSError:
+            return 0, 0, 0
+        return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+    def _check_unchanged(self) -> None:
+        if self._stat() != self._version:
+            raise VideoError(f"{self.source}: changed while it was being read", code="changed")
+
     # -- frames
 
     def _time(self, frame: VideoFrame) -> float:
@@ -350,7 +445,7 @@ class PyAVVideo(Video):
             raise VideoError(f"{self.source}: a frame cannot be read as RGB ({error})") from None
         return np.rot90(pixels, self.info.rotation // 90)
 
-    def _batch(
-        self, pixels: list[NDArray[np.uint8]], pts_s: list[float], asked: int, lost: int
-    ) -> FrameBatch:
+    def _batch(self, pixels: list[NDArray[np.uint8]], pts_s: list[float], asked: int) -> FrameBatch:
+        self._check_unchanged()
+        lost, self._lost = self._lost, 0
         return FrameBatch(np.stack(pixels), np.array(pts_s), self.source, asked, lost)

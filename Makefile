@@ -1,0 +1,43 @@
+# make demo   ask the default model about a sample clip, from nothing
+# make test   everything the tests need, and the tests
+# make check  style and types alone, in an environment that is there
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+CLIPS ?= .cache/clips
+
+.PHONY: demo test check clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/vzvideo pull mini
+	$(BIN)/python examples/fetch_clips.py $(CLIPS)
+	$(BIN)/vzvideo ask $(CLIPS)/bikes.mp4 "What is happening in the video?"
+
+test: $(VENV)/.installed-dev check
+	$(BIN)/vzvideo pull mini
+	$(BIN)/python examples/fetch_clips.py $(CLIPS)
+	VZVIDEO_CLIPS=$(abspath $(CLIPS)) $(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# A recent pip first: it shows how far a download has come. torch next and by its exact version,
+# so that nothing after it can ask for another build.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade pip
+	$(PIP) install -c constraints.txt torch==2.13.0
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) install -c constraints.txt -e '.[dev,decord]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .cache build dist *.egg-info

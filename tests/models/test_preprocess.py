@@ -1,0 +1,121 @@
+"""Preprocessing against the published one, written out with Pillow step by step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.tolerances import PILLOW_LEVELS
+from vzvideo.errors import ModelError
+from vzvideo.models.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
+
+SIGLIP = Preprocess(224, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), squash=True)
+DINOV2 = Preprocess(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+# height, width
+SHAPES = [
+    (360, 640),
+    (640, 360),
+    (480, 480),
+    (144, 176),  # scaled up
+    (90, 51),
+    (241, 427),  # odd
+    (225, 301),
+    (721, 1279),
+    (224, 224),  # nothing to resize
+    (224, 399),
+]
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Soft colours, hard edges and grain: what a resize may get wrong; uint8 (H, W, 3)."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    pixels = np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    for _ in range(6):
+        top, left = random.integers(0, height), random.integers(0, width)
+        pixels[top : top + height // 4, left : left + width // 5] = random.integers(0, 256, 3)
+    grainy = pixels + random.normal(0, 8, pixels.shape)
+    return grainy.clip(0, 255).astype(np.uint8)
+
+
+def published(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """uint8 (H, W, 3) -> (3, crop, crop)."""
+    image = Image.fromarray(pixels)
+    if preprocess.squash:
+        size = (preprocess.size, preprocess.size)
+    else:
+        short = min(image.size)
+        size = tuple(int(preprocess.size * edge / short) for edge in image.size)
+    # Across, then down: the order of every Pillow before 13, which goes down first in tall images.
+    for step in ((size[0], image.height), size):
+        image = image.resize(step, Image.Resampling.BICUBIC)
+    if not preprocess.squash:
+        crop = preprocess.crop
+        left, top = (image.width - crop) // 2, (image.height - crop) // 2
+        image = image.crop((left, top, left + crop, top + crop))
+    normalised = (np.array(image) / 255 - preprocess.mean) / preprocess.std
+    return normalised.transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("preprocess", [Preprocess(), DINOV2, SIGLIP], ids=["clip", "dino", "sig"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_is_the_published_preprocessing(shape: tuple[int, int], preprocess: Preprocess) -> None:
+    pixels = picture(*shape)
+    inputs = preprocess(torch.from_numpy(pixels)[None])
+    assert inputs.shape == (1, 3, 224, 224)
+    assert inputs.dtype == torch.float32
+    levels = np.reshape(preprocess.std, (3, 1, 1)) * 255
+    apart = abs(inputs[0].numpy() - published(pixels, preprocess)) * levels
+    assert apart.max() < PILLOW_LEVELS + 0.01  # the rounding of float32
+
+
+def test_frames_are_prepared_each_for_itself() -> None:
+    frames = torch.from_numpy(np.stack([picture(60, 80, seed) for seed in range(3)]))
+    preprocess = Preprocess(56, 56)
+    together = preprocess(frames)
+    for frame, prepared in zip(frames, together, strict=True):
+        assert torch.equal(preprocess(frame[None])[0], prepared)
+
+
+@pytest.mark.parametrize("preprocess", [Preprocess(), Preprocess(56, 42), DINOV2, SIGLIP])
+def test_a_config_written_is_read_back_the_same(preprocess: Preprocess) -> None:
+    assert Preprocess.from_config(json.loads(json.dumps(preprocess.to_config()))) == preprocess
+
+
+HALVES = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+CROP = {"height": 224, "width": 224}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        # As Video-LLaVA, CLIP's first, DINOv2 and SigLIP are published, and where nothing is said.
+        ({"size": {"shortest_edge": 224}, "crop_size": CROP}, Preprocess()),
+        ({"size": 336, "crop_size": 336}, Preprocess(336, 336)),
+        ({"size": {"shortest_edge": 256}, "crop_size": CROP}, Preprocess(256, 224)),
+        ({"size": {"height": 224, "width": 224}, **HALVES}, SIGLIP),
+        ({}, Preprocess(224, 224, CLIP_MEAN, CLIP_STD)),
+    ],
+)
+def test_published_configs_are_understood(config: dict[str, Any], expected: Preprocess) -> None:
+    assert Preprocess.from_config(config) == expected
+
+
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "video_preprocessor_config.json"])
+def test_a_folder_may_hold_its_config_under_either_name(tmp_path: Path, name: str) -> None:
+    assert Preprocess.from_folder(tmp_path) == Preprocess()
+    (tmp_path / name).write_text(json.dumps({"size": 96, "crop_size": 84}))
+    assert Preprocess.from_folder(tmp_path) == Preprocess(96, 84)
+
+
+@pytest.mark.parametrize(("size", "crop", "squash"), [(224, 256, False), (384, 224, True)])
+def test_a_crop_that_cannot_be_is_named(size: int, crop: int, squash: bool) -> None:
+    with pytest.raises(ModelError, match=f"crop {crop} .*{size}"):
+        Preprocess(size, crop, squash=squash)

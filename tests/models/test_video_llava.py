@@ -1,0 +1,183 @@
+"""The language side: equal to transformers' own forward, whatever was cached before."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tolerances import LOGITS_F32
+from vzvideo.errors import BudgetError, ModelError
+from vzvideo.models import loader
+from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings
+from vzvideo.models.video_llava import VideoLlava
+from vzvideo.types import FrameBatch, VisualTokens
+
+QUESTION = "What is the man doing?"
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint: Path) -> tuple[Encoder, VideoLlava]:
+    return loader.load(checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def language(loaded: tuple[Encoder, VideoLlava]) -> VideoLlava:
+    return loaded[1]
+
+
+@pytest.fixture(scope="module")
+def frames() -> FrameBatch:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 70, 90, 3), np.uint8)
+    return FrameBatch(pixels, np.array([0.0, 1.0, 2.0]), "noise")
+
+
+@pytest.fixture(scope="module")
+def tokens(loaded: tuple[Encoder, VideoLlava], frames: FrameBatch) -> VisualTokens:
+    return loaded[0].encode(frames, ZipSettings(4, 2))
+
+
+def cold(language: VideoLlava, tokens: VisualTokens, ids: torch.Tensor) -> torch.Tensor:
+    """Scores of the token after `ids`, in one forward of transformers with no cache at all."""
+    model = language.model
+    with torch.inference_mode():
+        embeds = model.get_input_embeddings()(ids)
+        features = model.model.multi_modal_projector(tokens.features)
+        embeds = embeds.masked_scatter((ids == language.video_token).unsqueeze(-1), features)
+        return model(inputs_embeds=embeds, use_cache=False).logits[0, -1]
+
+
+def test_uncompressed_equals_transformers_from_raw_pixels(
+    checkpoint: Path, loaded: tuple[Encoder, VideoLlava], frames: FrameBatch
+) -> None:
+    from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
+
+    encoder, language = loaded
+    ours = language.logits(language.read(encoder.encode(frames, NO_COMPRESSION)), QUESTION)
+
+    theirs = VideoLlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    visual = "<video>" * (17 * len(frames))  # the published processor's expansion, CLS included
+    ids = tokenizer(f"USER: {visual}\n{QUESTION} ASSISTANT:", return_tensors="pt").input_ids
+    pixels = encoder.preprocess(torch.from_numpy(frames.pixels)).unsqueeze(0)
+    with torch.inference_mode():
+        expected = theirs(input_ids=ids, pixel_values_videos=pixels).logits[0, -1]
+    torch.testing.assert_close(ours, expected, atol=LOGITS_F32, rtol=0)
+
+
+def test_compressed_logits_equal_a_run_without_cache(
+    language: VideoLlava, tokens: VisualTokens
+) -> None:
+    prefix = language.read(tokens)
+    first = language.logits(prefix, QUESTION)
+    expected = cold(language, tokens, language.ask_ids(prefix, QUESTION))
+    torch.testing.assert_close(first, expected, atol=LOGITS_F32, rtol=0)
+    # The prefix is as it was: the same question again, after another, gives the same.
+    language.logits(prefix, "Who is there?")
+    torch.testing.assert_close(language.logits(prefix, QUESTION), first, atol=0, rtol=0)
+
+
+def test_conversation_equals_a_cold_run_and_computes_only_what_is_new(
+    language: VideoLlava, tokens: VisualTokens
+) -> None:
+    prefix = language.read(tokens)
+    for question in ("Who is there?", "What do they wear?", "Where is this?"):
+        language.answer(prefix, question, remember=True, max_new_tokens=7)
+        # All but the answer's last token, which no later one has attended to yet, is in the cache.
+        assert prefix.length - prefix.cache.get_seq_length() <= 1
+    warm = language.logits(prefix, QUESTION)
+    expected = cold(language, tokens, language.ask_ids(prefix, QUESTION))
+    torch.testing.assert_close(warm, expected, atol=LOGITS_F32, rtol=0)
+    assert prefix.asked == 3
+
+
+def test_conversation_reads_as_the_published_prompt(
+    language: VideoLlava, tokens: VisualTokens
+) -> None:
+    prefix = language.read(tokens)
+    said = language.answer(prefix, "Who is there?", remember=True, max_new_tokens=5)
+    text = language.tokenizer.decode(language.ask_ids(prefix, QUESTION)[0])
+    visual = "<video>" * len(tokens)
+    assert text.startswith(f"USER: {visual}\nWho is there? ASSISTANT:")
+    assert text.endswith(f"</s>USER: {QUESTION} ASSISTANT:")
+    assert said in text
+
+
+def test_many_questions_at_once_answer_as_one_by_one(
+    language: VideoLlava, tokens: VisualTokens
+) -> None:
+    questions = ["Who?", QUESTION, "Is there a cat? Where is this? What happens first?"]
+    prefix = language.read(tokens)
+    held = prefix.cache.get_seq_length()
+    together = language.answer_many(prefix, questions, max_new_tokens=6)
+    alone = [language.answer(prefix, question, max_new_tokens=6) for question in questions]
+    assert together == alone
+    assert len(set(together)) > 1
+    assert prefix.cache.get_seq_length() == held
+
+
+def test_pieces_add_up_and_stopping_early_forgets(
+    language: VideoLlava, tokens: VisualTokens
+) -> None:
+    prefix = language.read(tokens)
+    held = prefix.cache.get_seq_length()
+    whole = "".join(language.stream(prefix, QUESTION, max_new_tokens=20))
+    with closing(language.stream(prefix, QUESTION, max_new_tokens=20)) as pieces:
+        assert whole.startswith(next(iter(pieces)))
+    assert prefix.cache.get_seq_length() == held
+    assert "".join(language.stream(prefix, QUESTION, max_new_tokens=20)) == whole
+
+
+def test_an_error_while_generating_reaches_the_caller(
+    language: VideoLlava, tokens: VisualTokens
+) -> None:
+    prefix = language.read(tokens)
+    held = prefix.cache.get_seq_length()
+    with pytest.raises(TypeError):
+        language.answer(prefix, QUESTION, max_new_tokens=3, temperature="hot")  # type: ignore[arg-type]
+    assert prefix.cache.get_seq_length() == held
+
+
+def test_answers_follow_the_video(
+    loaded: tuple[Encoder, VideoLlava], frames: FrameBatch, tokens: VisualTokens
+) -> None:
+    encoder, language = loaded
+    other = encoder.encode(
+        FrameBatch(255 - frames.pixels, frames.pts_s, "negative"), ZipSettings(4, 2)
+    )
+    ours = language.logits(language.read(tokens), QUESTION)
+    theirs = language.logits(language.read(other), QUESTION)
+    assert (ours - theirs).abs().max() > 100 * LOGITS_F32
+
+
+def test_the_window_is_never_overrun(
+    loaded: tuple[Encoder, VideoLlava], frames: FrameBatch
+) -> None:
+    encoder, language = loaded
+    many = FrameBatch(np.repeat(frames.pixels, 11, 0), np.arange(33.0), "long")
+    with pytest.raises(BudgetError, match="window holds 512"):
+        language.read(encoder.encode(many, NO_COMPRESSION))
+    prefix = language.read(encoder.encode(frames, NO_COMPRESSION))
+    with pytest.raises(BudgetError, match="begin a new conversation"):
+        for _ in range(40):
+            language.answer(prefix, QUESTION, remember=True, max_new_tokens=30)
+    assert prefix.length <= language.window
+
+
+def test_tokens_of_another_width_are_refused(language: VideoLlava, tokens: VisualTokens) -> None:
+    from dataclasses import replace
+
+    narrow = replace(tokens, features=tokens.features[:, :8])
+    with pytest.raises(ModelError, match="encode the video again"):
+        language.read(narrow)
+
+
+@pytest.mark.parametrize("question", ["What is <video> here?", "</s>USER: hello"])
+def test_control_words_in_a_question_are_refused(
+    language: VideoLlava, tokens: VisualTokens, question: str
+) -> None:
+    with pytest.raises(ModelError, match="control words"):
+        language.ask_ids(language.read(tokens), question)

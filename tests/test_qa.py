@@ -1,0 +1,249 @@
+"""The whole local path on a small random model and real files: encode, keep, ask."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vzvideo
+from vzvideo.errors import BudgetError, ModelError, SettingsError, VideoError
+from vzvideo.qa import VideoQA, _Ahead
+from vzvideo.types import Role
+
+
+@pytest.fixture
+def qa(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VideoQA:
+    """The small model with a token cache of its own."""
+    monkeypatch.setenv("VZVIDEO_CACHE", str(tmp_path / "cache"))
+    return vzvideo.load(str(checkpoint), tokens_per_frame=5, max_new_tokens=6)
+
+
+def test_a_path_gives_an_answer_with_its_facts(qa: VideoQA, clip: Path) -> None:
+    answer = qa.ask(clip, "What happens?", frames=4)
+    assert answer.text
+    assert answer.source == str(clip)
+    assert (answer.tokens_before, answer.tokens) == (4 * 17, 4 * 5)
+    np.testing.assert_allclose(answer.frame_times_s, [0.2, 0.6, 1.0, 1.4], atol=0.041)
+    assert list(answer.seconds) == ["decode", "encode", "prefill", "generate"]
+    assert all(seconds > 0 for seconds in answer.seconds.values())
+    assert not answer.cached
+
+
+def test_second_ask_decodes_and_encodes_nothing(
+    qa: VideoQA, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = qa.ask(clip, "What happens?", frames=4)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the cache should have answered")
+
+    monkeypatch.setattr(qa.encoder, "encode", never)
+    second = qa.ask(clip, "What happens?", frames=4)
+    assert second.cached
+    assert (second.seconds["decode"], second.seconds["encode"]) == (0, 0)
+    assert (second.text, second.frame_times_s) == (first.text, first.frame_times_s)
+    with pytest.raises(AssertionError, match="cache"):
+        qa.ask(clip, "What happens?", frames=5)
+    with pytest.raises(AssertionError, match="cache"):
+        qa.ask(clip, "What happens?", frames=4, merge="mean")
+
+
+def test_an_edited_file_is_encoded_again(qa: VideoQA, clip: Path, tmp_path: Path) -> None:
+    movie = tmp_path / "movie.mp4"
+    movie.write_bytes(clip.read_bytes())
+    qa.ask(movie, "What happens?")
+    assert qa.ask(movie, "What happens?").cached
+    with movie.open("ab") as file:
+        file.write(b"\0" * 8)
+    assert not qa.ask(movie, "What happens?").cached
+
+
+def test_no_cache_keeps_nothing(
+    checkpoint: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VZVIDEO_CACHE", str(tmp_path / "cache"))
+    qa = vzvideo.load(str(checkpoint), cache=False)
+    qa.encode(clip)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "fps", "keyframes", "scenes"])
+def test_every_sampling_stays_inside_the_clip(qa: VideoQA, clip: Path, sampling: str) -> None:
+    tokens = qa.encode(clip, sampling=sampling, fps=5.0, start_s=0.4, end_s=1.2)
+    assert (tokens.pts_s >= 0.4 - 0.041).all()
+    assert (tokens.pts_s < 1.2).all()
+    if sampling == "fps":
+        np.testing.assert_allclose(tokens.pts_s, [0.4, 0.6, 0.8, 1.0], atol=0.041)
+
+
+def test_batches_change_nothing(qa: VideoQA, clip: Path) -> None:
+    one = qa.encode(clip, frames=7, batch=1)
+    qa._cache = None
+    three = qa.encode(clip, frames=7, batch=3)
+    assert one.features.shape == three.features.shape
+    np.testing.assert_allclose(one.features.numpy(), three.features.numpy(), atol=1e-5)
+    for name in ("frame", "role", "patch", "pts_s"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(three, name))
+
+
+def test_dominant_and_contextual_can_be_chosen(qa: VideoQA, clip: Path) -> None:
+    tokens = qa.encode(clip, frames=2, dominant=4, contextual=3)
+    roles = [Role.CLS] + [Role.DOMINANT] * 3 + [Role.CONTEXTUAL] * 3
+    assert tokens.role.tolist() == roles * 2
+    assert (
+        qa.encode(clip, frames=2, compress=False).role.tolist()
+        == ([Role.CLS] + [Role.DOMINANT] * 16) * 2
+    )
+
+
+def test_token_file_takes_a_videos_place(qa: VideoQA, clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "movie.vz.safetensors"
+    qa.encode(clip, frames=4).save(path)
+    assert qa.ask(path, "What happens?").text == qa.ask(clip, "What happens?", frames=4).text
+    assert qa.chat(path).ask("What happens?").tokens == 20
+
+
+def test_tokens_of_another_model_are_refused(
+    qa: VideoQA, clip: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from tests.conftest import small_model, write_checkpoint
+
+    other = write_checkpoint(tmp_path_factory.mktemp("other"), small_model(seed=1))
+    vzvideo.load(str(other)).encode(clip).save(tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match="encode the video again"):
+        qa.ask(tmp_path / "other.safetensors", "What happens?")
+
+
+def test_conversation_pays_for_the_video_once(qa: VideoQA, clip: Path) -> None:
+    chat = qa.chat(clip, frames=4)
+    first, second = chat.ask("Who is there?"), chat.ask("What do they wear?")
+    assert first.seconds["prefill"] > 0
+    assert first.seconds["encode"] > 0
+    assert second.seconds | {"generate": 0} == dict.fromkeys(first.seconds, 0.0)
+
+
+def test_one_conversation_does_not_disturb_another_or_a_question(qa: VideoQA, clip: Path) -> None:
+    tokens = qa.encode(clip, frames=4)
+    alone = [qa.chat(tokens).ask("Who is there?").text, qa.ask(tokens, "Where is this?").text]
+    one, two = qa.chat(tokens), qa.chat(tokens)
+    one.ask("What happens first?")
+    assert two.ask("Who is there?").text == alone[0]
+    assert qa.ask(tokens, "Where is this?").text == alone[1]
+
+
+def test_many_answers_as_one_by_one(qa: VideoQA, clip: Path) -> None:
+    questions = ["Who is there?", "What do they wear?", "Is there a cat?"]
+    tokens = qa.encode(clip, frames=4)
+    answers = qa.ask_many(tokens, questions)
+    assert [a.text for a in answers] == [qa.ask(tokens, q).text for q in questions]
+    assert [a.question for a in answers] == questions
+    assert qa.ask_many(tokens, []) == []
+
+
+def test_pieces_add_up_to_the_answer(qa: VideoQA, clip: Path) -> None:
+    tokens = qa.encode(clip, frames=4)
+    assert "".join(qa.stream_answer(tokens, "Who?")).strip() == qa.ask(tokens, "Who?").text
+
+
+def test_what_cannot_fit_says_what_would(qa: VideoQA, clip: Path) -> None:
+    with pytest.raises(
+        BudgetError, match=r"what would fit: \d+ frames at 5 tokens each"
+    ) as error:
+        qa.ask(clip, "What happens?", frames=400)
+    fits = int(str(error.value).split("would fit: ")[1].split()[0])
+    qa._plan(qa.settings.replace(frames=fits), qa._compression(qa.settings), "What happens?")
+    with pytest.raises(BudgetError):
+        qa._plan(
+            qa.settings.replace(frames=fits + 1), qa._compression(qa.settings), "What happens?"
+        )
+
+
+def test_a_rate_that_makes_too_many_frames_names_one_that_fits(qa: VideoQA, clip: Path) -> None:
+    with pytest.raises(SettingsError, match="choose at most --fps") as error:
+        qa.encode(clip, sampling="fps", fps=100.0)
+    rate = float(str(error.value).split("--fps ")[1].split(",")[0])
+    assert qa.encode(clip, sampling="fps", fps=rate).frames > 1
+
+
+@pytest.mark.parametrize("frames", [0, -1, 10**9])
+def test_absurd_frames_are_refused(qa: VideoQA, clip: Path, frames: int) -> None:
+    with pytest.raises((SettingsError, BudgetError), match="frames"):
+        qa.encode(clip, frames=frames)
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(99.0, None), (1.0, 0.5), (-1.0, None)])
+def test_a_clip_outside_the_video_is_refused(
+    qa: VideoQA, clip: Path, start_s: float, end_s: float | None
+) -> None:
+    with pytest.raises(VideoError, match="choose a start"):
+        qa.encode(clip, start_s=start_s, end_s=end_s)
+
+
+def test_an_empty_question_and_an_unknown_setting_are_refused(qa: VideoQA, clip: Path) -> None:
+    with pytest.raises(SettingsError, match="empty"):
+        qa.ask(clip, "  ")
+    with pytest.raises(SettingsError, match="'frames'"):
+        qa.ask(clip, "What?", frame=3)
+
+
+def test_real_clips(qa: VideoQA, real_clips: list[Path]) -> None:
+    for path in real_clips:
+        answer = qa.ask(path, "What happens?", frames=8)
+        assert len(answer.frame_times_s) == 8
+        assert answer.text
+
+
+# -- decoding ahead
+
+
+def test_ahead_overlaps_and_keeps_order() -> None:
+    """While an item is worked on, the next one is made: it is there when it is asked for."""
+    made = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        made.set()
+        yield 1
+
+    ahead = _Ahead(items())
+    numbers = iter(ahead)
+    assert next(numbers) == 0
+    assert made.wait(5), "the second item was not begun while the first was in hand"
+    assert list(numbers) == [1]
+    ahead.close()
+
+
+def test_ahead_is_bounded_and_stops_when_closed() -> None:
+    begun = []
+
+    def items() -> Iterator[int]:
+        for number in range(1000):
+            begun.append(number)
+            yield number
+
+    ahead = _Ahead(items(), depth=2)
+    assert next(iter(ahead)) == 0
+    deadline = time.monotonic() + 5
+    while len(begun) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    ahead.close()
+    assert len(begun) == 4  # one taken, two waiting, one at the door
+    assert not ahead._thread.is_alive()
+
+
+def test_ahead_passes_errors_on() -> None:
+    def items() -> Iterator[int]:
+        yield 0
+        raise VideoError("gone")
+
+    ahead = _Ahead(items())
+    numbers = iter(ahead)
+    assert next(numbers) == 0
+    with pytest.raises(VideoError, match="gone"):
+        next(numbers)
+    ahead.close()
