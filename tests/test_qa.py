@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +9,7 @@ import pytest
 
 import vzvideo
 from vzvideo.errors import BudgetError, ModelError, SettingsError, VideoError
-from vzvideo.qa import VideoQA, _Ahead
+from vzvideo.qa import VideoQA
 from vzvideo.types import Role
 
 
@@ -151,9 +148,7 @@ def test_pieces_add_up_to_the_answer(qa: VideoQA, clip: Path) -> None:
 
 
 def test_what_cannot_fit_says_what_would(qa: VideoQA, clip: Path) -> None:
-    with pytest.raises(
-        BudgetError, match=r"what would fit: \d+ frames at 5 tokens each"
-    ) as error:
+    with pytest.raises(BudgetError, match=r"what would fit: \d+ frames at 5 tokens each") as error:
         qa.ask(clip, "What happens?", frames=400)
     fits = int(str(error.value).split("would fit: ")[1].split()[0])
     qa._plan(qa.settings.replace(frames=fits), qa._compression(qa.settings), "What happens?")
@@ -196,54 +191,3 @@ def test_real_clips(qa: VideoQA, real_clips: list[Path]) -> None:
         answer = qa.ask(path, "What happens?", frames=8)
         assert len(answer.frame_times_s) == 8
         assert answer.text
-
-
-# -- decoding ahead
-
-
-def test_ahead_overlaps_and_keeps_order() -> None:
-    """While an item is worked on, the next one is made: it is there when it is asked for."""
-    made = threading.Event()
-
-    def items() -> Iterator[int]:
-        yield 0
-        made.set()
-        yield 1
-
-    ahead = _Ahead(items())
-    numbers = iter(ahead)
-    assert next(numbers) == 0
-    assert made.wait(5), "the second item was not begun while the first was in hand"
-    assert list(numbers) == [1]
-    ahead.close()
-
-
-def test_ahead_is_bounded_and_stops_when_closed() -> None:
-    begun = []
-
-    def items() -> Iterator[int]:
-        for number in range(1000):
-            begun.append(number)
-            yield number
-
-    ahead = _Ahead(items(), depth=2)
-    assert next(iter(ahead)) == 0
-    deadline = time.monotonic() + 5
-    while len(begun) < 4 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    ahead.close()
-    assert len(begun) == 4  # one taken, two waiting, one at the door
-    assert not ahead._thread.is_alive()
-
-
-def test_ahead_passes_errors_on() -> None:
-    def items() -> Iterator[int]:
-        yield 0
-        raise VideoError("gone")
-
-    ahead = _Ahead(items())
-    numbers = iter(ahead)
-    assert next(numbers) == 0
-    with pytest.raises(VideoError, match="gone"):
-        next(numbers)
-    ahead.close()

@@ -7,14 +7,12 @@ current ones are encoded.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from queue import Empty, Full, Queue
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,16 +20,16 @@ import torch
 from vzvideo import config, visionzip
 from vzvideo.errors import ModelError, SettingsError
 from vzvideo.models import catalog, weights
-from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings
+from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings, join
 from vzvideo.models.video_llava import Prefix, VideoLlava
+from vzvideo.overlap import Ahead, timed
 from vzvideo.store import TokenCache, is_token_file
-from vzvideo.types import Answer, FrameBatch, VisualTokens
+from vzvideo.types import Answer, VisualTokens
 from vzvideo.video import Video, open_video, sampling
 from vzvideo.video.reader import check_file, no_frames
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 Source = str | Path | VisualTokens
-T = TypeVar("T")
 
 # The answer needs room beside the question; a plan leaves at least this much for it.
 _SHORTEST_ANSWER = 16
@@ -174,8 +172,8 @@ class VideoQA:
         ) as video:
             times = sample(video, settings, frames)
             clock["decode"] += time.perf_counter() - begun
-            batches = _timed(video.stream(times, settings.batch), clock, "decode")
-            with closing(_Ahead(batches)) as ahead:
+            batches = timed(video.stream(times, settings.batch), clock, "decode")
+            with closing(Ahead(batches)) as ahead:
                 for batch in ahead:
                     asked, lost = asked + batch.asked, lost + batch.lost
                     decoded += len(batch)
@@ -186,7 +184,7 @@ class VideoQA:
                     progress("encode", asked, len(times))
         if not parts:
             raise no_frames(source)
-        return Encoded(_joined(parts), clock, False, asked, lost)
+        return Encoded(join(parts), clock, False, asked, lost)
 
     def _compression(self, settings: config.Settings) -> ZipSettings:
         if not settings.compress:
@@ -421,81 +419,6 @@ def sample(video: Video, settings: config.Settings, frames: int) -> sampling.Tim
             return sampling.scenes(pts_s, differences, start_s, end_s, frames)
         case _:
             return sampling.uniform(start_s, end_s, frames)
-
-
-class _Ahead(Generic[T]):
-    """Runs an iterator in a thread of its own, at most `depth` items ahead of whoever consumes it.
-
-    Decoding (outside the interpreter's lock) thus overlaps with encoding. An error comes out where
-    the items do; `close` stops the thread and waits for it.
-    """
-
-    def __init__(self, items: Iterator[T], depth: int = 2) -> None:
-        self._items = items
-        self._queue: Queue[tuple[str, Any]] = Queue(depth)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        try:
-            for item in self._items:
-                if not self._put(("item", item)):
-                    return
-            self._put(("end", None))
-        except BaseException as error:
-            self._put(("error", error))
-
-    def _put(self, entry: tuple[str, Any]) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._queue.put(entry, timeout=0.1)
-                return not self._stop.is_set()
-            except Full:
-                continue
-        return False
-
-    def __iter__(self) -> Iterator[T]:
-        while True:
-            kind, value = self._queue.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise value
-            yield value
-
-    def close(self) -> None:
-        self._stop.set()
-        while True:
-            try:
-                self._queue.get_nowait()
-            except Empty:
-                break
-        self._thread.join()
-
-
-def _timed(batches: Iterator[FrameBatch], clock: dict[str, float], stage: str) -> Iterator[Any]:
-    """The same items; the seconds spent waiting for them go into `clock`."""
-    while True:
-        begun = time.perf_counter()
-        batch = next(batches, None)
-        clock[stage] += time.perf_counter() - begun
-        if batch is None:
-            return
-        yield batch
-
-
-def _joined(parts: list[VisualTokens]) -> VisualTokens:
-    """Consecutive parts of one video as one."""
-    first = np.cumsum([0, *(part.frames for part in parts[:-1])])
-    return replace(
-        parts[0],
-        features=torch.cat([part.features for part in parts]),
-        frame=np.concatenate([p.frame + np.int32(n) for p, n in zip(parts, first, strict=True)]),
-        role=np.concatenate([part.role for part in parts]),
-        patch=np.concatenate([part.patch for part in parts]),
-        pts_s=np.concatenate([part.pts_s for part in parts]),
-    )
 
 
 def _checked(question: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -204,3 +204,16 @@ class Encoder:
             source=frames.source,
             settings=asdict(settings),
         )
+
+
+def join(parts: list[VisualTokens]) -> VisualTokens:
+    """Consecutive parts of one video as one."""
+    first = np.cumsum([0, *(part.frames for part in parts[:-1])])
+    return replace(
+        parts[0],
+        features=torch.cat([part.features for part in parts]),
+        frame=np.concatenate([p.frame + np.int32(n) for p, n in zip(parts, first, strict=True)]),
+        role=np.concatenate([part.role for part in parts]),
+        patch=np.concatenate([part.patch for part in parts]),
+        pts_s=np.concatenate([part.pts_s for part in parts]),
+    )
