@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -102,7 +102,7 @@ def _time(text: str | float | None) -> float | None:
 
 
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
-Seconds = Annotated[str | None, typer.Option(metavar="TIME", help="Seconds, or h:m:s.")]
+Seconds = Annotated[str | None, typer.Option(metavar="TIME", help="Seconds, or as in 1:23:45.")]
 _SHARED: dict[str, tuple[Any, Any]] = {
     "config": (Config, None),
     "model": (
@@ -154,23 +154,26 @@ def _with_settings(**more: tuple[Any, Any]) -> Callable[[Callable[..., None]], C
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         shared = _SHARED | more
-        own = [p for n, p in inspect.signature(command).parameters.items() if n != "settings"]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        hints = get_type_hints(command, include_extras=True)
+        parameters = [
+            parameter.replace(kind=kind, annotation=hints[name])
+            for name, parameter in inspect.signature(command).parameters.items()
+            if name != "settings"
+        ]
+        parameters += [
+            inspect.Parameter(name, kind, default=default, annotation=annotation)
+            for name, (annotation, default) in shared.items()
+        ]
 
         @functools.wraps(command)
         def wrapper(**values: Any) -> None:
             said = {name: values.pop(name) for name in shared}
             command(**values, settings=_settings(said))
 
-        kind = inspect.Parameter.KEYWORD_ONLY
-        added = [
-            inspect.Parameter(name, kind, default=default, annotation=annotation)
-            for name, (annotation, default) in shared.items()
-        ]
-        hints = {p.name: p.annotation for p in own} | {p.name: p.annotation for p in added}
-        wrapper.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [p.replace(kind=kind) for p in own] + added
-        )
-        wrapper.__annotations__ = hints
+        # What typer reads: the signature, and the annotations by name.
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
         return wrapper
 
     return decorate
