@@ -267,16 +267,16 @@ def _tidy(caption: str) -> str:
     return caption[:1].upper() + caption[1:] + "."
 
 
-def ask(example: Example, rng: random.Random) -> tuple[str, list[str]]:
-    """A question, and those of the captions that answer it."""
+def ask(example: Example, most: int, rng: random.Random) -> tuple[str, list[str]]:
+    """A question, and some of the captions that answer it, `most` at most."""
     if rng.random() < 0.3:
         subject = rng.choice(SUBJECTS)
         fitting = [c for c in example.captions if subject in c.lower().rstrip(".").split()]
         if len(fitting) >= 2:
             verb = "are" if subject in ("men", "people", "children", "dogs") else "is"
             question = f"What {verb} the {subject} doing?"
-            return question, fitting
-    return rng.choice(QUESTIONS), example.captions
+            return question, rng.sample(fitting, min(most, len(fitting)))
+    return rng.choice(QUESTIONS), rng.sample(example.captions, min(most, len(example.captions)))
 
 
 def warm_start(
@@ -381,7 +381,10 @@ def main() -> None:
     parser.add_argument("--wheels", type=Path, required=True, help="folder with the two wheels")
     parser.add_argument("--work", type=Path, required=True, help="features, checkpoints, export")
     parser.add_argument("--steps", type=int, default=1800)
-    parser.add_argument("--batch", type=int, default=16, help="photographs a step")
+    parser.add_argument("--batch", type=int, default=24, help="photographs a step")
+    parser.add_argument("--answers", type=int, default=3, help="captions of each, a step")
+    parser.add_argument("--connector-lr", type=float, default=1e-3)
+    parser.add_argument("--lora-lr", type=float, default=6e-4)
     parser.add_argument("--warm-epochs", type=int, default=6)
     parser.add_argument("--eval-every", type=int, default=150)
     parser.add_argument("--flips", action=argparse.BooleanOptionalAction, default=True)
@@ -432,8 +435,8 @@ def main() -> None:
     lora = [p for p in trainee.language_model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         [
-            {"params": list(trainee.connector.parameters()), "lr": 1e-3},
-            {"params": lora, "lr": 3e-4},
+            {"params": list(trainee.connector.parameters()), "lr": args.connector_lr},
+            {"params": lora, "lr": args.lora_lr},
         ],
         weight_decay=0.01,
     )
@@ -442,6 +445,8 @@ def main() -> None:
     step = 0
     if progress.exists():
         accelerator.load_state(str(state))
+        # Rates and length may have been changed since; momenta and weights go on.
+        scheduler.scheduler.base_lrs = [args.connector_lr, args.lora_lr]
         step = json.loads(progress.read_text())["step"]
         print(f"going on from step {step}", flush=True)
 
@@ -459,7 +464,9 @@ def main() -> None:
         rows = order[place : place + args.batch]
         frames, dominant, contextual = rng.choices(budgets, weights)[0]
         views = [rng.choice(train[r].views) for r in rows]
-        batch = packer([ask(train[r], rng) for r in rows], frames * (dominant + contextual))
+        batch = packer(
+            [ask(train[r], args.answers, rng) for r in rows], frames * (dominant + contextual)
+        )
         compressed = features.compressed(views, dominant, contextual).repeat(1, frames, 1)
         with accelerator.autocast():
             losses = trainee(compressed.to(accelerator.device), _to(batch, accelerator.device))
