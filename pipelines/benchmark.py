@@ -4,15 +4,15 @@
     python -m pipelines.benchmark encoder many --quick --out quick.json
     python -m pipelines.benchmark --geometry video-llava-7b --out gpu.json
 
-    encoder   VisionZip's scoring and merging against the whole tower, plain and in eager attention
-    prefill   the language model reading 8 frames, every token of them against the kept ones
-    decode    32 frames of a long clip with few keyframes: vzvideo, decord, PyAV in two plain ways
-    ask       a first question against its stages one by one, and a second one from the cache
-    many      ten questions in one call against one
+encoder: VisionZip's scoring and merging against the whole tower, plain and in eager attention.
+prefill: the language model reading 8 frames, every token of them against the kept ones.
+decode: 32 frames of a long clip with few keyframes: vzvideo, decord, PyAV in two plain ways.
+ask: a first question against its stages one by one; a second one, from the cache.
+many: ten questions in one call against one.
 
 What is compared takes turns, so that a busy moment of the machine falls on all of it alike, and the
-results hold every repetition. Memory is measured in fresh processes. `--geometry` builds a model of
-that shape with random weights, of which `--layers` a few will do for a trial.
+results hold every repetition. Memory is measured in fresh processes. `--geometry` stands for a
+model of that shape with random weights, of which `--layers` a few will do for a trial.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from __future__ import annotations
 import argparse
 import copy
 import ctypes
-import importlib
-import importlib.metadata
-import importlib.util
 import json
 import multiprocessing
 import os
 import platform
-import re
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
+from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import numpy as np
@@ -48,7 +48,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import (
-    AutoModel,
     AutoModelForImageTextToText,
     LlamaConfig,
     PreTrainedTokenizerFast,
@@ -58,7 +57,7 @@ from transformers import (
 from vzvideo import qa as api
 from vzvideo import visionzip
 from vzvideo.models import catalog, loader, weights
-from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings
+from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings, join
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.models.video_llava import VideoLlava
 from vzvideo.types import FrameBatch
@@ -66,47 +65,54 @@ from vzvideo.video import open_video, sampling
 from vzvideo.video.reader import scaled
 
 SEED = 0
-ZIP = ZipSettings()
+DOMINANT, CONTEXTUAL = 14, 3
+ZIP = ZipSettings(DOMINANT, CONTEXTUAL)
 FEATURE_LAYER = -2  # of Video-LLaVA, and of mini
-FPS, GOP = 25, 250
+FPS, KEYFRAME_EVERY, FRAMES = 25, 250, 32
 CELLS = (9, 16)  # rows and columns by which pictures are compared
+STAGES = ("decode", "encode", "prefill", "generate")
 QUESTIONS = [
-    f"What {what}?"
-    for what in (
-        "is happening in the video", "is the man doing", "colour is the car", "do the people wear",
-        "happens first", "happens at the end", "animals are there", "is in the background",
-        "is the weather like", "would be a good title",
-    )
-]  # fmt: skip
-Numbers = dict[str, Any]
-
+    *("What is happening?", "What is the man doing?", "What do the people wear?", "Who is there?"),
+    *("What happens first?", "What comes last?", "Where is this?", "Is there an animal?"),
+    *("What is in the background?", "What would be a good title?"),
+]
+Numbers = dict[str, Any]  # names end in _s or _bytes, or say a ratio: this_to_that
+Columns = dict[str, list[float]]  # of each quantity, every repetition
+T = TypeVar("T")
 
 # -- measuring
 
 
-def wall(run: Callable[[], Any]) -> float:
-    """Seconds until `run` is done, on the GPU too."""
-    _synchronize()
+@contextmanager
+def clocked(taken: Columns, name: str) -> Iterator[None]:
+    """Notes the seconds that what is done within takes, on the GPU too."""
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
+    synchronize()
     begun = time.perf_counter()
-    run()
-    _synchronize()
-    return time.perf_counter() - begun
+    yield
+    synchronize()
+    taken.setdefault(name, []).append(time.perf_counter() - begun)
 
 
-def alternate(variants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def alternate(variants: dict[str, Callable[[], Any]], repeats: int) -> Columns:
     """Seconds of every repetition of each variant, after one that does not count."""
-    for run in variants.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(repeats):
-        for name in rotated(list(variants), turn):
-            seconds[name].append(wall(variants[name]))
-    return seconds
+    taken: Columns = {}
+    for turn in range(repeats + 1):
+        for name in rotated(variants, turn):
+            with clocked(taken, name):
+                variants[name]()
+    return settled(taken)
 
 
-def rotated(names: list[str], turn: int) -> list[str]:
-    first = turn % len(names)
-    return names[first:] + names[:first]
+def settled(taken: Columns) -> Columns:
+    """Without the first repetition, which warmed everything up."""
+    return {name: each[1:] for name, each in taken.items()}
+
+
+def rotated(items: Iterable[T], turn: int) -> list[T]:
+    items = list(items)
+    first = turn % len(items)
+    return items[first:] + items[:first]
 
 
 def spread(values: Sequence[float]) -> Numbers:
@@ -120,11 +126,9 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Numbers:
 
 
 def peak(run: Callable[[], Any]) -> int:
-    """Bytes by which `run` raises the memory in use, at its height."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    """Bytes by which `run` raises the memory in use, at its height: the GPU's where it is used."""
+    if torch.cuda.is_available() and (before := torch.cuda.memory_allocated()):
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
         run()
         return int(torch.cuda.max_memory_allocated() - before)
     before = highest_resident(reset=True)
@@ -133,20 +137,20 @@ def peak(run: Callable[[], Any]) -> int:
 
 
 def highest_resident(reset: bool = False) -> int:
-    """Most bytes this process has held in RAM, since the last reset where the system has one."""
+    """Most bytes of RAM this process has held; since the last reset, where the system has one.
+
+    Linux counts into a child's ru_maxrss what its parent held, so it is the second choice.
+    """
     with suppress(OSError):
         if reset:
             Path("/proc/self/clear_refs").write_text("5")
-        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").open())
-        return int(fields["VmHWM"].split()[0]) * 1024
-    import resource
-
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
 
 def return_freed_memory() -> None:
-    """Has glibc give freed tensors back at once: what it keeps would hide what is asked for next."""
+    """Has glibc give freed tensors back at once: what it kept would hide what is asked for next."""
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 1 << 17)  # M_MMAP_THRESHOLD
@@ -157,97 +161,51 @@ def in_child(function: Callable[..., Any], *args: Any, deadline_s: float = 900) 
     """`function(*args)` from a fresh process; RuntimeError where it fails, dies or hangs."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe(duplex=False)
-    child = spawn.Process(target=_answer, args=(theirs, function, args), daemon=True)
+    child = spawn.Process(target=_send, args=(theirs, function, args), daemon=True)
     child.start()
     theirs.close()
     try:
-        if not ours.poll(deadline_s):
-            raise RuntimeError(f"no answer within {deadline_s:g} s")
-        result, error = ours.recv()
+        result = ours.recv() if ours.poll(deadline_s) else f"no answer within {deadline_s:g} s"
     except EOFError:
-        raise RuntimeError("the process died") from None
+        result = "the process died"
     finally:
         child.kill()
         child.join()
-    if error:
-        raise RuntimeError(error)
+    if isinstance(result, str):
+        raise RuntimeError(result)
     return result
 
 
-def _answer(pipe: Any, function: Callable[..., Any], args: Any) -> None:
+def _send(pipe: Any, function: Callable[..., Any], args: Any) -> None:
     try:
-        pipe.send((function(*args), None))
+        pipe.send(function(*args))
     except Exception as error:
-        pipe.send((None, f"{type(error).__name__}: {error}"))
+        pipe.send(f"{type(error).__name__}: {error}")
 
 
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-# -- models
-
-
-def load(args: argparse.Namespace) -> tuple[Encoder, VideoLlava]:
-    """The model asked for, or one of the geometry asked for with random weights."""
+def load(args: Namespace) -> tuple[Encoder, VideoLlava]:
+    """The model asked for; with a geometry, one of random weights, made on its device."""
     if not args.geometry:
-        return loader.load(model_folder(args), device=args.device)
-    torch.manual_seed(SEED)
-    with torch.device(device_of(args)):
-        model: Any = AutoModelForImageTextToText.from_config(geometry(args), dtype=dtype_of(args))
-    del model.model.image_tower
-    words = {"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": 32000, "<video>": 32001, "<pad>": 32002}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    language = VideoLlava(
-        model,
-        PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer,
-            bos_token="<s>",
-            eos_token="</s>",
-            unk_token="<unk>",
-            pad_token="<pad>",
-            additional_special_tokens=["<image>", "<video>"],
-        ),
-    )
-    return Encoder(model.model.video_tower, Preprocess(), FEATURE_LAYER), language
-
-
-def load_encoder(args: argparse.Namespace) -> Encoder:
-    if not args.geometry:
-        return load(args)[0]
-    torch.manual_seed(SEED)
-    with torch.device(device_of(args)):
-        tower = AutoModel.from_config(geometry(args).vision_config, dtype=dtype_of(args))
-    return Encoder(tower, Preprocess(), FEATURE_LAYER)
-
-
-def geometry(args: argparse.Namespace) -> VideoLlavaConfig:
-    """As published for Video-LLaVA-7B; the tower is the configuration's own default, ViT-L/14."""
-    config = VideoLlavaConfig(
-        text_config=LlamaConfig(
-            vocab_size=32064, max_position_embeddings=4096, rms_norm_eps=1e-5
-        ).to_dict()
-    )
+        return loader.load(Path(args.model), device=args.device)
+    # As published; the tower is the configuration's own default, ViT-L/14 at 224 pixels.
+    text = LlamaConfig(vocab_size=32064, max_position_embeddings=4096, rms_norm_eps=1e-5)
+    config: Any = VideoLlavaConfig(text_config=text.to_dict())
     for part in (config.vision_config, config.text_config):
         part.num_hidden_layers = args.layers or part.num_hidden_layers
-    return config
-
-
-def device_of(args: argparse.Namespace) -> torch.device:
-    if args.device != "auto":
-        return torch.device(args.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def dtype_of(args: argparse.Namespace) -> torch.dtype:
-    return torch.float16 if device_of(args).type == "cuda" else torch.bfloat16
-
-
-def model_folder(args: argparse.Namespace) -> Path:
-    card = catalog.find(args.model)
-    return weights.locate(card) or weights.pull(card)
+    dtype = torch.float16 if args.device.startswith("cuda") else torch.bfloat16
+    torch.manual_seed(SEED)
+    with torch.device(args.device):
+        model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    del model.model.image_tower
+    ids = {"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": 32000, "<video>": 32001}
+    words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, additional_special_tokens=["<image>", "<video>"], **special
+    )
+    encoder = Encoder(model.model.video_tower, Preprocess(), FEATURE_LAYER)
+    return encoder, VideoLlava(model, tokenizer)
 
 
 def noise(encoder: Encoder, count: int) -> FrameBatch:
@@ -256,86 +214,67 @@ def noise(encoder: Encoder, count: int) -> FrameBatch:
     return FrameBatch(pixels, np.arange(count, dtype=np.float64))
 
 
+def prepared_noise(encoder: Encoder, count: int) -> Tensor:
+    return encoder.preprocess(torch.from_numpy(noise(encoder, count).pixels), encoder.device)
+
+
 # -- encoder
 
 
-def encoder(args: argparse.Namespace) -> Numbers:
+def measure_encoder(args: Namespace) -> Numbers:
     batches = [8] if args.quick else [1, 8, 32]
-    names = ["vzvideo", "plain", "eager"]
-    memory: dict[str, list[dict[int, int]]] = {name: [] for name in names}
+    memory: dict[str, list[dict[int, int]]] = {name: [] for name in ("vzvideo", "plain", "eager")}
     for turn in range(1 if args.quick else 3):
-        for name in rotated(names, turn):
+        for name in rotated(memory, turn):
             memory[name].append(in_child(_encoder_memory, args, name, batches))
-    subject = load_encoder(args)
-    variants = _variants(subject)
-    found: Numbers = {"tokens": subject.tokens, "dtype": str(subject.dtype), "batches": {}}
+    encoder = load(args)[0]
+    ways = ways_to_features(encoder)
+    found: Numbers = {"tokens": encoder.tokens, "dtype": str(encoder.dtype)}
     for batch in batches:
-        inputs = subject.preprocess(torch.from_numpy(noise(subject, batch).pixels), subject.device)
-        seconds = alternate({name: _bound(variants[name], inputs) for name in names}, args.repeats)
-        grown = {name: [each[batch] for each in memory[name]] for name in names}
-        found["batches"][batch] = numbers = {
-            "seconds": {name: spread(seconds[name]) for name in names},
-            "vzvideo_to_plain": ratio(seconds["vzvideo"], seconds["plain"]),
-            "eager_to_plain": ratio(seconds["eager"], seconds["plain"]),
-            "peak_bytes": {name: spread(grown[name]) for name in names},
-        }
-        for name in names:
-            mib = f"{statistics.median(grown[name]) / 2**20:.0f} MiB more at its peak"
-            show(f"encoder, {batch} frames, {name}", in_ms(seconds[name]), mib)
-        show("  time to plain's: vzvideo", as_ratio(numbers["vzvideo_to_plain"]))
-        show("  time to plain's: eager", as_ratio(numbers["eager_to_plain"]))
-    found["attention"] = {}
-    for name in names:
-        with Squares(subject.tokens) as squares:
-            variants[name](inputs)
-        found["attention"][name] = squares.found()
-        show(
-            f"N x N tensors, {batch} frames, {name}",
-            f"{squares.count}, largest {squares.largest / 2**20:.1f} MiB",
-            ", ".join(sorted(squares.operators)),
-        )
+        inputs = prepared_noise(encoder, batch)
+        taken = alternate({name: partial(ways[name], inputs) for name in ways}, args.repeats)
+        found[f"{batch} frames"] = {
+            name: {"time_s": spread(taken[name])}
+            | {"peak_bytes": spread([grown[batch] for grown in memory[name]])}
+            for name in ways
+        } | {f"{name}_to_plain": ratio(taken[name], taken["plain"]) for name in ways}
+    found["N x N tensors"] = {}
+    for name in ways:
+        with Squares(encoder.tokens) as squares:
+            ways[name](inputs)
+        found["N x N tensors"][name] = squares.found
     return found
 
 
-def _variants(encoder: Encoder) -> dict[str, Callable[[Tensor], Any]]:
-    """Three ways from preprocessed frames to features, or to what features are chosen by."""
+def ways_to_features(encoder: Encoder) -> dict[str, Callable[[Tensor], Any]]:
+    """Three ways to go with preprocessed frames (B, 3, H, W)."""
     tower: Any = encoder.tower
     eager = copy.deepcopy(tower)
     eager.set_attn_implementation("eager")
 
     def zipped(inputs: Tensor) -> Any:
         scored = encoder.score(inputs)
-        return visionzip.compress(
-            *scored, ZIP.dominant or 0, ZIP.contextual, has_cls=encoder.has_cls
-        )
+        return visionzip.compress(*scored, DOMINANT, CONTEXTUAL, has_cls=encoder.has_cls)
 
-    # What transformers' Video-LLaVA does: every layer, then the state of one of them.
     @torch.inference_mode()
-    def plain(inputs: Tensor) -> Any:
-        states = tower(inputs.to(encoder.dtype), output_hidden_states=FEATURE_LAYER)
-        return states.hidden_states[FEATURE_LAYER]
+    def plain(inputs: Tensor) -> Any:  # as transformers' Video-LLaVA: of all layers, keep one state
+        states = tower(inputs.to(encoder.dtype), output_hidden_states=FEATURE_LAYER).hidden_states
+        return states[FEATURE_LAYER]
 
-    # What VisionZip's reference does, before it has chosen a token.
     @torch.inference_mode()
-    def reference(inputs: Tensor) -> Any:
+    def reference(inputs: Tensor) -> Any:  # as VisionZip's authors, who go on to pick of all this
         return eager(inputs.to(encoder.dtype), output_hidden_states=True, output_attentions=True)
 
     return {"vzvideo": zipped, "plain": plain, "eager": reference}
 
 
-def _bound(run: Callable[[Tensor], Any], inputs: Tensor) -> Callable[[], Any]:
-    return lambda: run(inputs)
-
-
-def _encoder_memory(args: argparse.Namespace, name: str, batches: list[int]) -> dict[int, int]:
+def _encoder_memory(args: Namespace, name: str, batches: list[int]) -> dict[int, int]:
     """Peak growth in bytes by batch size, once everything has been used for one frame."""
-    subject = load_encoder(args)
-    run = _variants(subject)[name]
-    frames = torch.from_numpy(noise(subject, max(batches)).pixels)
-    inputs = subject.preprocess(frames, subject.device)
+    encoder = load(args)[0]
+    run, inputs = ways_to_features(encoder)[name], prepared_noise(encoder, max(batches))
     run(inputs[:1])
     return_freed_memory()
-    return {batch: peak(_bound(run, inputs[:batch])) for batch in batches}
+    return {batch: peak(partial(run, inputs[:batch])) for batch in batches}
 
 
 class Squares(TorchDispatchMode):
@@ -344,214 +283,157 @@ class Squares(TorchDispatchMode):
     def __init__(self, tokens: int) -> None:
         super().__init__()
         self._shape = (tokens, tokens)
-        self.count = self.largest = 0
-        self.operators: set[str] = set()
+        self.found: Numbers = {"count": 0, "largest_bytes": 0, "operators": []}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        # In inference mode composite operators come whole; a matrix may be hidden within.
+        # In inference mode composite operators come whole, and might hide a matrix within.
         with self:
-            result = func.decompose(*args, **kwargs)
+            result = func.decompose(*args, **kwargs or {})
         if result is not NotImplemented:
             return result
-        result = func(*args, **kwargs)
-        if "attention" in str(func):
-            self.operators.add(str(func))
+        if "attention" in str(func) and str(func) not in self.found["operators"]:
+            self.found["operators"].append(str(func))
+        result = func(*args, **kwargs or {})
         for value in tree_leaves(result):
             if isinstance(value, Tensor) and value.shape[-2:] == self._shape:
-                self.count += 1
-                self.largest = max(self.largest, value.numel() * value.element_size())
+                self.found["count"] += 1
+                size = value.numel() * value.element_size()
+                self.found["largest_bytes"] = max(self.found["largest_bytes"], size)
         return result
-
-    def found(self) -> Numbers:
-        operators = sorted(self.operators)
-        return {"count": self.count, "largest_bytes": self.largest, "operators": operators}
 
 
 # -- prefill
 
 
-def prefill(args: argparse.Namespace) -> Numbers:
-    cases = {"every token": NO_COMPRESSION, "zipped": ZIP}
+def measure_prefill(args: Namespace) -> Numbers:
+    cases = {"whole": NO_COMPRESSION, "zipped": ZIP}
     memory = {name: in_child(_prefill_memory, args, case) for name, case in cases.items()}
     encoder, language = load(args)
     frames = noise(encoder, 8)
-    tokens = {name: encoder.encode(frames, case) for name, case in cases.items()}
-    reading = alternate(
-        {name: lambda name=name: language.read(tokens[name]) for name in cases}, args.repeats
-    )
-    first = alternate(
-        {
-            name: lambda case=case: _first_token(encoder, language, frames, case)
-            for name, case in cases.items()
-        },
-        args.repeats,
-    )
-    found: Numbers = {"frames": len(frames), "layers": args.layers, "cases": {}}
-    for name in cases:
-        read_bytes, first_bytes, weight_bytes = memory[name]
-        count = len(tokens[name])
-        found["cases"][name] = {
-            "tokens": count,
-            "prefill_seconds": spread(reading[name]),
-            "first_token_seconds": spread(first[name]),
-            "prefill_peak_bytes": read_bytes,
-            "first_token_peak_bytes": first_bytes,
-            "weight_bytes": weight_bytes,
-        }
-        mib = f"{read_bytes / 2**20:.0f} MiB over the weights' {weight_bytes / 2**20:.0f}"
-        show(f"prefill, {count} tokens", in_ms(reading[name]), mib)
-        mib = f"{first_bytes / 2**20:.0f} MiB over the weights"
-        show("  first token, encoder included", in_ms(first[name]), mib)
-    found["prefill_ratio"] = ratio(reading["every token"], reading["zipped"])
-    found["first_token_ratio"] = ratio(first["every token"], first["zipped"])
-    show("  prefill, every token to zipped", as_ratio(found["prefill_ratio"]))
-    show("  first token, every token to zipped", as_ratio(found["first_token_ratio"]))
+    found: Numbers = {"weight_bytes": memory["whole"]["weights"], "layers": args.layers}
+    ways: dict[str, dict[str, Callable[[], Any]]] = {"prefill": {}, "first token": {}}
+    for name, case in cases.items():
+        tokens = encoder.encode(frames, case)
+        found[f"{name} tokens"] = len(tokens)
+        ways["prefill"][name] = partial(language.read, tokens)
+        ways["first token"][name] = partial(first_token, encoder, language, frames, case)
+    for what, variants in ways.items():
+        taken = alternate(variants, args.repeats)
+        found[what] = {
+            name: {"time_s": spread(taken[name]), "peak_bytes": memory[name][what]}
+            for name in cases
+        } | {"whole_to_zipped": ratio(taken["whole"], taken["zipped"])}
     return found
 
 
-def _first_token(
-    encoder: Encoder, language: VideoLlava, frames: FrameBatch, settings: ZipSettings
-) -> int:
-    prefix = language.read(encoder.encode(frames, settings))
+def first_token(encoder: Encoder, language: VideoLlava, frames: FrameBatch, case: Any) -> int:
+    prefix = language.read(encoder.encode(frames, case))
     return int(language.logits(prefix, QUESTIONS[0]).argmax())
 
 
-def _prefill_memory(args: argparse.Namespace, settings: ZipSettings) -> tuple[int, int, int]:
-    """Peak growth in bytes of the prefill, and of all up to the first token; the weights' bytes."""
+def _prefill_memory(args: Namespace, case: ZipSettings) -> dict[str, int]:
+    """Peak growth in bytes once all has been used, "first token" from the frames on."""
     encoder, language = load(args)
     frames = noise(encoder, 8)
-    _first_token(encoder, language, noise(encoder, 1), settings)
-    tokens = encoder.encode(frames, settings)
+    first_token(encoder, language, frames, case)
+    tokens = encoder.encode(frames, case)
     return_freed_memory()
-    weight_bytes = sum(w.numel() * w.element_size() for w in language.model.parameters())
-    return (
-        peak(lambda: language.read(tokens)),
-        peak(lambda: _first_token(encoder, language, frames, settings)),
-        weight_bytes,
-    )
+    return {
+        "weights": sum(w.numel() * w.element_size() for w in language.model.parameters()),
+        "prefill": peak(partial(language.read, tokens)),
+        "first token": peak(partial(first_token, encoder, language, frames, case)),
+    }
 
 
 # -- decode
 
+Pictures = tuple[NDArray[np.uint8], NDArray[np.float64]]  # (T, H, W, 3), and seconds (T,)
 
-def decode(args: argparse.Namespace) -> Numbers:
-    clip, (width, height), seconds = make_clip(args)
-    wanted = np.floor(sampling.uniform(0, seconds, 32) * FPS).astype(int)
-    size = scaled(width, height, 448)
-    methods = [name for name in DECODERS if name != "decord" or importlib.util.find_spec("decord")]
-    runs: dict[str, list[Numbers]] = {name: [] for name in methods}
-    failed: dict[str, str] = {}
+
+def measure_decode(args: Namespace) -> Numbers:
+    clip, seconds, size = make_clip(args)
+    wanted = np.floor(sampling.uniform(0, seconds, FRAMES) * FPS).astype(int)
+    runs: dict[str, list[Numbers]] = {name: [] for name in DECODERS}
+    found: Numbers = {"clip": clip.name, "clip_bytes": clip.stat().st_size}
+    found |= {"wanted": wanted.tolist(), "picture": size}
     for turn in range(min(args.repeats, 3)):
-        for name in rotated(methods, turn):
-            if name not in failed:
+        for name in rotated(runs, turn):
+            if name not in found:
                 try:
-                    runs[name].append(in_child(_decode_once, name, clip, wanted, size))
+                    run = in_child(_decode_once, name, clip, wanted, size, deadline_s=2 * seconds)
+                    runs[name].append(run)
                 except RuntimeError as error:
-                    failed[name] = str(error)
-    found: Numbers = {
-        "clip": {"size": [width, height], "seconds": seconds, "fps": FPS, "gop": GOP},
-        "clip_bytes": clip.stat().st_size,
-        "frames": wanted.tolist(),
-        "picture": list(size),
-        "failed": failed,
-        "methods": {},
-    }
-    for name in methods:
-        if name in failed or "sequential" in failed:
-            show(f"decode, {name}", f"failed: {failed.get(name, 'nothing to compare with')}")
-            continue
-        wrong = [_wrong(run, runs["sequential"][0], wanted) for run in runs[name]]
-        each = {key: [run[key] for run in runs[name]] for key in ("wall_s", "cpu_s", "grown_bytes")}
-        found["methods"][name] = {key: spread(each[key]) for key in each} | {"wrong": wrong}
-        mib = statistics.median(each["grown_bytes"]) / 2**20
-        cpu_s = statistics.median(each["cpu_s"])
-        rest = f"CPU {cpu_s:.2f} s, {mib:.0f} MiB more, {max(map(len, wrong))} of 32 frames wrong"
-        show(f"decode, {name}", in_ms(each["wall_s"]), rest)
+                    if name == "sequential":  # nothing could be compared
+                        raise
+                    found[name] = {"error": str(error)}
+    for name in [name for name in runs if name not in found]:
+        taken = {key: [run[key] for run in runs[name]] for key in ("time_s", "cpu_s", "peak_bytes")}
+        found[name] = {key: spread(taken[key]) for key in taken}
+        bad = np.zeros(FRAMES, bool)
+        for run in runs[name]:
+            bad |= np.abs(run["at_s"] - wanted / FPS) > 1e-3
+            bad |= np.abs(run["cells"] - runs["sequential"][0]["cells"]).max((1, 2, 3)) > 8
+        found[name] |= {"wrong": int(bad.sum()), "wrong_frames": wanted[bad].tolist()}
     return found
 
 
-def make_clip(args: argparse.Namespace) -> tuple[Path, tuple[int, int], int]:
-    """A clip of moving texture, each picture carrying its number; made once. (path, size, seconds).
+def make_clip(args: Namespace) -> tuple[Path, int, tuple[int, int]]:
+    """H.264 with B-frames, no keyframe but every 250 frames; (path, seconds, size to decode to).
 
-    H.264 with B-frames and a keyframe every GOP pictures, a jump in the picture notwithstanding.
+    A texture panned to and fro, a patch flying over it; on top each frame's number, as 16 squares
+    in black and white. Made once.
     """
     import av
 
-    (width, height), seconds = ((640, 360), 60) if args.quick else ((1920, 1080), 600)
-    args.scratch.mkdir(parents=True, exist_ok=True)
+    width, height, seconds = (640, 360, 60) if args.quick else (1920, 1080, 600)
     clip = args.scratch / f"texture-{height}p-{seconds}s.mp4"
     if clip.exists():
-        return clip, (width, height), seconds
-    part = clip.with_suffix(".part")
-    options = {"preset": "ultrafast", "bf": "2", "g": str(GOP), "keyint_min": str(GOP)}
-    with av.open(str(part), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FPS, options=options | {"sc_threshold": "0"})
+        return clip, seconds, scaled(width, height, 448)
+    args.scratch.mkdir(parents=True, exist_ok=True)
+    options = {"preset": "ultrafast", "bf": "2", "sc_threshold": "0", "g": str(KEYFRAME_EVERY)}
+    with av.open(str(clip.with_suffix(".part")), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 0
         for picture in _pictures(width, height, seconds * FPS):
-            frame = av.VideoFrame.from_ndarray(picture, "yuv420p")
-            container.mux(stream.encode(frame))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "yuv420p")))
         container.mux(stream.encode(None))
-    part.rename(clip)
-    return clip, (width, height), seconds
+    clip.with_suffix(".part").rename(clip)
+    return clip, seconds, scaled(width, height, 448)
 
 
 def _pictures(width: int, height: int, count: int) -> Iterator[NDArray[np.uint8]]:
-    """Planes of YUV 4:2:0: a texture panned to and fro, a patch flying over it, the number on top.
-
-    The number is 16 squares, black or white, in the first row of CELLS.
-    """
     random = np.random.default_rng(SEED)
-    reach = 256
-    rows, columns = (height + reach) // 8 + 1, (width + reach) // 8 + 1
-    texture = random.integers(70, 180, (rows, columns)).repeat(8, 0).repeat(8, 1)
+    reach, patch, (rows, columns) = 256, height // 4, CELLS
+    coarse = random.integers(70, 180, ((height + reach) // 8 + 1, (width + reach) // 8 + 1))
+    texture = coarse.repeat(8, 0).repeat(8, 1)
     texture = (texture + random.integers(-8, 9, texture.shape)).astype(np.uint8)
-    tint = (96 + texture[::-1, ::-1] // 4).astype(np.uint8)
-    planes = np.empty((height * 3 // 2, width), np.uint8)
+    tint = 96 + texture[::-1, ::-1] // 4
+    planes = np.empty((height * 3 // 2, width), np.uint8)  # Y, then U and V at half the size
     chroma = planes[height:].reshape(2, height // 2, width // 2)
-    patch = height // 4
     for index in range(count):
         top, left = (reach - abs(index * step % (2 * reach) - reach) for step in (1, 3))
         planes[:height] = texture[top : top + height, left : left + width]
         chroma[:] = tint[top // 2 :, left // 2 :][: height // 2, : width // 2]
         y, x = index * 5 % (height - patch), index * 7 % (width - patch)
         planes[y : y + patch, x : x + patch] = texture[-patch:, -patch:]
-        bits = np.where(index >> np.arange(CELLS[1]) & 1, 215, 40)
-        planes[: height // CELLS[0]] = bits.repeat(width // CELLS[1])
-        chroma[:, : height // CELLS[0] // 2] = 128
+        bits = np.where(index >> np.arange(columns) & 1, 215, 40)
+        planes[: height // rows] = bits.repeat(width // columns)
+        chroma[:, : height // rows // 2] = 128
         yield planes
 
 
-def _decode_once(method: str, clip: Path, wanted: NDArray[Any], size: tuple[int, int]) -> Numbers:
-    importlib.import_module("decord" if method == "decord" else "vzvideo.video.pyav_reader")
+def _decode_once(name: str, clip: Path, wanted: NDArray[Any], size: tuple[int, int]) -> Numbers:
+    import_module("decord" if name == "decord" else "vzvideo.video.pyav_reader")
     before = highest_resident(reset=True)
     begun, begun_cpu = time.perf_counter(), time.process_time()
-    pixels, pts_s = DECODERS[method](clip, wanted, size)
-    wall_s, cpu_s = time.perf_counter() - begun, time.process_time() - begun_cpu
-    grown = highest_resident() - before
-    if pixels.shape != (len(wanted), size[1], size[0], 3):
-        raise ValueError(f"pictures of shape {pixels.shape}")
+    pixels, at_s = DECODERS[name](clip, wanted, size)
+    found = {"time_s": time.perf_counter() - begun, "cpu_s": time.process_time() - begun_cpu}
+    found["peak_bytes"] = highest_resident() - before
     rows, columns = CELLS
     high, wide = size[1] // rows, size[0] // columns
-    cut = pixels[:, : high * rows, : wide * columns]
-    cells = cut.reshape(len(wanted), rows, high, columns, wide, 3).mean(axis=(2, 4))
-    return {
-        "wall_s": wall_s, "cpu_s": cpu_s, "grown_bytes": grown, "pts_s": pts_s, "cells": cells,
-    }  # fmt: skip
-
-
-def _wrong(run: Numbers, truth: Numbers, wanted: NDArray[Any]) -> list[int]:
-    """Which of the frames wanted came with another's time, number or picture."""
-    bits = run["cells"][:, 0].mean(axis=-1) > 128
-    other = (bits << np.arange(CELLS[1])).sum(axis=1) != wanted
-    elsewhen = np.abs(run["pts_s"] - wanted / FPS) > 1e-3
-    unlike = np.abs(run["cells"] - truth["cells"]).max(axis=(1, 2, 3)) > 8
-    wrong: list[int] = wanted[other | elsewhen | unlike].tolist()
-    return wrong
-
-
-Pictures = tuple[NDArray[np.uint8], NDArray[np.float64]]  # (T, H, W, 3), and seconds (T,)
+    cut = pixels[:, : rows * high, : columns * wide].reshape(-1, rows, high, columns, wide, 3)
+    return found | {"at_s": at_s, "cells": cut.mean((2, 4))}
 
 
 def _vzvideo(clip: Path, wanted: NDArray[Any], size: tuple[int, int]) -> Pictures:
@@ -565,261 +447,201 @@ def _decord(clip: Path, wanted: NDArray[Any], size: tuple[int, int]) -> Pictures
 
     reader = decord.VideoReader(str(clip), width=size[0], height=size[1])
     pixels = reader.get_batch(wanted.tolist()).asnumpy()
-    return pixels, reader.get_frame_timestamp(wanted)[:, 0].astype(np.float64)
+    return pixels, reader.get_frame_timestamp(wanted.tolist())[:, 0]
 
 
-def _sequential(clip: Path, wanted: NDArray[Any], size: tuple[int, int]) -> Pictures:
-    kept, asked = [], set(wanted.tolist())
-    with _opened(clip) as (_, frames):
-        for index, frame in enumerate(frames()):
-            if index in asked:
-                kept.append(_picture(frame, size))
-    return _stacked(kept)
-
-
-def _seeking(clip: Path, wanted: NDArray[Any], size: tuple[int, int]) -> Pictures:
-    kept = []
-    with _opened(clip) as (seek, frames):
-        for index in wanted:
-            seek(index / FPS)
-            frame = next(f for f in frames() if f.time > (index - 0.5) / FPS)
-            kept.append(_picture(frame, size))
-    return _stacked(kept)
-
-
-@contextmanager
-def _opened(clip: Path) -> Iterator[tuple[Callable[[float], None], Callable[[], Iterator[Any]]]]:
+def _plain(clip: Path, wanted: NDArray[Any], size: tuple[int, int], seek: bool) -> Pictures:
+    """PyAV: all frames one after another, or for each one wanted back to the keyframe before it."""
     import av
 
+    pixels, at_s = [], []
     with av.open(str(clip)) as container:
-        stream = container.streams.video[0]
+        stream: Any = container.streams.video[0]
         stream.thread_type = "AUTO"
-        tick_s = float(stream.time_base or 1)
-        yield (
-            lambda at_s: container.seek(round(at_s / tick_s), stream=stream),
-            lambda: container.decode(stream),
-        )
-
-
-def _picture(frame: Any, size: tuple[int, int]) -> tuple[NDArray[np.uint8], float]:
-    return frame.reformat(*size, "rgb24", interpolation="BICUBIC").to_ndarray(), frame.time
-
-
-def _stacked(kept: list[tuple[NDArray[np.uint8], float]]) -> Pictures:
-    return np.stack([pixels for pixels, _ in kept]), np.array([at_s for _, at_s in kept])
+        decoded = container.decode(stream)
+        for time_s in wanted / FPS:
+            if seek:
+                container.seek(round(time_s / stream.time_base), stream=stream)
+                decoded = container.decode(stream)
+            frame: Any = next(frame for frame in decoded if frame.time > time_s - 0.5 / FPS)
+            pixels.append(frame.reformat(*size, "rgb24", interpolation="BICUBIC").to_ndarray())
+            at_s.append(frame.time)
+    return np.stack(pixels), np.array(at_s)
 
 
 DECODERS: dict[str, Callable[[Path, NDArray[Any], tuple[int, int]], Pictures]] = {
     "vzvideo": _vzvideo,
     "decord": _decord,
-    "sequential": _sequential,
-    "seeking": _seeking,
+    "sequential": partial(_plain, seek=False),
+    "seeking": partial(_plain, seek=True),
 }
-
 
 # -- ask and many
 
 
-@contextmanager
-def loaded_qa(args: argparse.Namespace) -> Iterator[tuple[api.VideoQA, Callable[[], None]]]:
-    """The whole, with an empty cache of its own and what empties it again."""
-    folder = model_folder(args)
-    with (
-        tempfile.TemporaryDirectory() as cache,
-        mock.patch.dict(os.environ, VZVIDEO_CACHE=cache),
-    ):
-        tokens = Path(cache) / "tokens"
-        yield (
-            api.load(str(folder), device=args.device),
-            lambda: shutil.rmtree(tokens, ignore_errors=True),
-        )
-
-
-def ask(args: argparse.Namespace) -> Numbers:
+def measure_ask(args: Namespace) -> Numbers:
     clip = args.video or make_clip(args)[0]
-    found: Numbers = {"clip": clip.name, "frames": {}}
-    with loaded_qa(args) as (qa, empty_cache):
-        for frames in (8, 32):
-            rounds: list[Numbers] = []
-            for turn in range(-1, args.repeats):
-                empty_cache()
-                alone = _stages(qa, clip, frames) if turn % 2 else {}
-                options = {"frames": frames, "max_new_tokens": 32}
-                begun = time.perf_counter()
-                first = qa.ask(clip, QUESTIONS[0], **options)
-                total_s = time.perf_counter() - begun
-                begun = time.perf_counter()
-                second = qa.ask(clip, QUESTIONS[0], **options)
-                second_s = time.perf_counter() - begun
-                alone = alone or _stages(qa, clip, frames)
-                if first.cached or not second.cached or alone.pop("text") != first.text:
-                    raise RuntimeError("the questions compared are not the same question")
-                overlapped = max(alone["decode"], alone["encode"])
-                floor_s = overlapped + alone["prefill"] + alone["generate"]
-                rounds.append(
-                    {"total": total_s, "floor": floor_s, "second": second_s}
-                    | {f"alone_{stage}": seconds for stage, seconds in alone.items()}
-                    | {f"second_{stage}": seconds for stage, seconds in second.seconds.items()}
-                )
-            each = {key: [entry[key] for entry in rounds[1:]] for key in rounds[0]}
-            found["frames"][frames] = numbers = {key: spread(each[key]) for key in each}
-            numbers["total_to_floor"] = ratio(each["total"], each["floor"])
-            stages = ("decode", "encode", "prefill", "generate")
-            parts = ", ".join(f"{s} {numbers[f'alone_{s}']['median'] * 1e3:.0f}" for s in stages)
-            show(f"ask, {frames} frames", in_ms(each["total"]), f"alone: {parts}")
-            show("  to max(decode, encode) + the rest", as_ratio(numbers["total_to_floor"]))
-            again = max(each["second_decode"] + each["second_encode"])
-            show(
-                "  again, from the cache", in_ms(each["second"]), f"decode, encode {again * 1e3:g}"
-            )
+    qa = api.load(args.model, device=args.device)
+    found: Numbers = {"clip": clip.name}
+    for frames in (8, 32):
+        ask = partial(qa.ask, clip, QUESTIONS[0], frames=frames, max_new_tokens=32)
+        taken: Columns = {}
+        for _ in range(args.repeats + 1):
+            empty_cache()
+            with clocked(taken, "first_s"):
+                first = ask()
+            with clocked(taken, "second_s"):
+                second = ask()
+            text = stages_alone(qa, clip, frames, taken)
+            if first.cached or not second.cached or {first.text, second.text} != {text}:
+                raise RuntimeError(f"not the same question: {first}, {second}, {text!r}")
+            for stage in STAGES:
+                taken.setdefault(f"second {stage}_s", []).append(second.seconds[stage])
+        taken = settled(taken)
+        alone = zip(*(taken[f"{stage} alone_s"] for stage in STAGES), strict=True)
+        floor = [max(decode, encode) + sum(rest) for decode, encode, *rest in alone]
+        found[f"{frames} frames"] = {name: spread(taken[name]) for name in taken}
+        # What it could not beat: decoding and encoding wholly at the same time.
+        found[f"{frames} frames"]["first_to_floor"] = ratio(taken["first_s"], floor)
     return found
 
 
-def _stages(qa: api.VideoQA, clip: Path, frames: int) -> Numbers:
-    """Seconds of each stage with nothing beside it, and the answer they lead to."""
-    seconds: Numbers = {}
-    made: Numbers = {}
-    settings = qa.settings.replace(frames=frames)
-
-    def decode() -> None:
-        with open_video(clip, size=2 * qa.encoder.preprocess.size) as video:
-            times_s = api.sample(video, settings, frames)
-            made["batches"] = list(video.stream(times_s, settings.batch))
-
-    def encode() -> None:
-        made["parts"] = [qa.encoder.encode(batch, ZIP) for batch in made["batches"]]
-
-    def read() -> None:
-        made["prefix"] = qa.language.read(made["tokens"])
-
-    def generate() -> None:
-        seconds["text"] = qa.language.answer(made["prefix"], QUESTIONS[0], max_new_tokens=32)
-
-    seconds["decode"], seconds["encode"] = wall(decode), wall(encode)
-    made["tokens"] = api._joined(made["parts"])
-    seconds["prefill"], seconds["generate"] = wall(read), wall(generate)
-    return seconds
+def stages_alone(qa: api.VideoQA, clip: Path, frames: int, taken: Columns) -> str:
+    """Runs a question's stages one after another, nothing beside them; the answer."""
+    settings, size = qa.settings.replace(frames=frames), 2 * qa.encoder.preprocess.size
+    with clocked(taken, "decode alone_s"), open_video(clip, size=size) as video:
+        times_s = api.sample(video, settings, frames)
+        batches = list(video.stream(times_s, settings.batch))
+    with clocked(taken, "encode alone_s"):
+        parts = [qa.encoder.encode(batch, ZIP) for batch in batches]
+    tokens = join(parts)
+    with clocked(taken, "prefill alone_s"):
+        prefix = qa.language.read(tokens)
+    with clocked(taken, "generate alone_s"):
+        return qa.language.answer(prefix, QUESTIONS[0], max_new_tokens=32)
 
 
-def many(args: argparse.Namespace) -> Numbers:
+def measure_many(args: Namespace) -> Numbers:
     clip = args.video or make_clip(args)[0]
+    qa = api.load(args.model, device=args.device)
     new_tokens = 16 if args.quick else 32
-    rounds: dict[str, list[Numbers]] = {"one": [], "ten": []}
-    asked = {"one": QUESTIONS[:1], "ten": QUESTIONS}
-    with loaded_qa(args) as (qa, empty_cache):
-        # No answer may end early, or its length would be measured.
-        qa.language.model.generation_config.min_new_tokens = new_tokens
-        for turn in range(-1, args.repeats):
-            for name in rotated(list(asked), turn):
-                empty_cache()
-                begun = time.perf_counter()
-                answers = qa.ask_many(clip, asked[name], frames=8, max_new_tokens=new_tokens)
-                total_s = time.perf_counter() - begun
-                before_s = total_s - answers[0].seconds["generate"]
-                rounds[name].append(answers[0].seconds | {"total": total_s, "before": before_s})
-    found: Numbers = {"clip": clip.name, "questions": len(QUESTIONS), "new_tokens": new_tokens}
-    totals = {name: [entry["total"] for entry in rounds[name][1:]] for name in asked}
-    befores = {name: [entry["before"] for entry in rounds[name][1:]] for name in asked}
-    for name in asked:
-        keys = rounds[name][0]
-        found[name] = {key: spread([entry[key] for entry in rounds[name][1:]]) for key in keys}
-        rest = f"before the first word {found[name]['before']['median'] * 1e3:.0f} ms"
-        show(f"many, {name}", in_ms(totals[name]), rest)
-    found["before_ratio"] = ratio(befores["ten"], befores["one"])
-    found["total_ratio"] = ratio(totals["ten"], totals["one"])
-    show("  ten to one, before the first word", as_ratio(found["before_ratio"]))
-    show("  ten to one, in all", as_ratio(found["total_ratio"]))
+    # No answer may end early, or its length would be measured.
+    qa.language.model.generation_config.min_new_tokens = new_tokens
+    taken: Columns = {}
+    for turn in range(args.repeats + 1):
+        for name, count in rotated({"one": 1, "ten": len(QUESTIONS)}.items(), turn):
+            empty_cache()
+            with clocked(taken, f"{name}_s"):
+                answers = qa.ask_many(clip, QUESTIONS[:count], frames=8, max_new_tokens=new_tokens)
+            generated_s = answers[0].seconds["generate"]
+            before_s = taken[f"{name}_s"][-1] - generated_s
+            taken.setdefault(f"{name}, generation_s", []).append(generated_s)
+            taken.setdefault(f"{name}, before generation_s", []).append(before_s)
+    taken = settled(taken)
+    found: Numbers = {"clip": clip.name, "new_tokens": new_tokens}
+    found |= {name: spread(taken[name]) for name in taken}
+    for what in ("", ", generation", ", before generation"):
+        found[f"ten_to_one{what}"] = ratio(taken[f"ten{what}_s"], taken[f"one{what}_s"])
     return found
+
+
+def empty_cache() -> None:
+    shutil.rmtree(weights.cache_root() / "tokens", ignore_errors=True)
 
 
 # -- reporting
 
 
-def show(what: str, figure: str, rest: str = "") -> None:
-    print(f"{what:<38} {figure:<34} {rest}".rstrip(), flush=True)
-
-
-def in_ms(seconds: Sequence[float]) -> str:
-    low, middle, high = (1e3 * f(seconds) for f in (min, statistics.median, max))
-    return f"{middle:9.1f} ms ({low:.1f}..{high:.1f})"
-
-
-def as_ratio(numbers: Numbers) -> str:
-    return f"{numbers['median']:9.2f} x  ({numbers['low']:.2f}..{numbers['high']:.2f})"
+def show(name: str, value: Any) -> None:
+    """Prints a part's numbers, one a line, in the units that their names end in."""
+    scale, unit = 1.0, "x" if "_to_" in name else ""
+    for ending, factor, word in (("_s", 1e3, "ms"), ("_bytes", 2**-20, "MiB")):
+        if name.endswith(ending):
+            name, scale, unit = name.removesuffix(ending), factor, word
+    if isinstance(value, dict) and "median" in value:
+        middle, low, high = (scale * value[key] for key in ("median", "low", "high"))
+        print(f"{name:<48}{middle:10.2f} {unit:<4}({low:.2f}..{high:.2f})", flush=True)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            show(f"{name} {key}", inner)
+    elif isinstance(value, int):
+        print(f"{name:<48}{value * scale:10.{2 if unit else 0}f} {unit}".rstrip(), flush=True)
+    elif isinstance(value, str):
+        print(f"{name:<48}{value:>10}", flush=True)
 
 
 def surroundings() -> Numbers:
     """The machine and the software, as far as they say what they are."""
     cpu = platform.processor()
-    with suppress(OSError, AttributeError, TypeError):
-        cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())[1]  # type: ignore[index]
+    with suppress(OSError, IndexError):
+        cpu = Path("/proc/cpuinfo").read_text().split("model name")[1].split("\n")[0].lstrip("\t: ")
     versions = {"python": platform.python_version()}
     for package in ("vzvideo", "torch", "transformers", "av", "decord", "numpy"):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {
-        "hardware": {
-            "cpu": cpu,
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "load_average": os.getloadavg()[0],
-        },
-        "versions": versions,
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    hardware = {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "load_average": os.getloadavg()[0],
     }
-
-
-def _git(*command: str) -> str | None:
+    commit = None
     with suppress(OSError, subprocess.CalledProcessError):
-        place = Path(__file__).parent
-        said = subprocess.run(["git", *command], cwd=place, capture_output=True, check=True)
-        return said.stdout.decode().strip()
-    return None
+        git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+        git += ["--abbrev=40", "--exclude=*"]
+        commit = subprocess.run(git, capture_output=True, check=True, text=True).stdout.strip()
+    return {"hardware": hardware, "versions": versions, "commit": commit}
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], Numbers]] = {
-    "encoder": encoder,
-    "prefill": prefill,
-    "decode": decode,
-    "ask": ask,
-    "many": many,
+PARTS: dict[str, Callable[[Namespace], Numbers]] = {
+    "encoder": measure_encoder,
+    "prefill": measure_prefill,
+    "decode": measure_decode,
+    "ask": measure_ask,
+    "many": measure_many,
 }
-OF_GEOMETRY = ("encoder", "prefill")  # what random weights can say anything about
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str]) -> Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=["all", *PARTS], default="all")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for every number")
     parser.add_argument("--quick", action="store_true", help="a smaller clip, few repetitions")
-    parser.add_argument("--repeats", type=int, help="7 unless told otherwise, quick 3")
+    parser.add_argument("--repeats", type=int, help="7 unless told otherwise, with --quick 3")
     parser.add_argument("--model", default="mini", help="name or checkpoint folder")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--video", type=Path, help="for ask and many, instead of the made clip")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--video", type=Path, help="for ask and many, in place of the made clip")
     parser.add_argument("--scratch", type=Path, default=Path(".cache/benchmark"))
     parser.add_argument("--geometry", choices=["video-llava-7b"], help="random weights instead")
-    parser.add_argument("--layers", type=int, help="of tower and language model, at least 2")
+    parser.add_argument("--layers", type=int, help="with --geometry, of tower and language model")
     args = parser.parse_args(argv)
-    everything = list(OF_GEOMETRY if args.geometry else PARTS)
-    args.parts = everything if "all" in args.parts else args.parts
+    possible = ["encoder", "prefill"] if args.geometry else list(PARTS)
+    args.parts = possible if "all" in args.parts else args.parts
+    if set(args.parts) - set(possible):
+        parser.error(f"with --geometry: {', '.join(possible)}")
     args.repeats = args.repeats or (3 if args.quick else 7)
-    if other := set(args.parts) - set(everything):
-        parser.error(f"{', '.join(other)}: not with --geometry, which has {', '.join(everything)}")
     return args
 
 
 def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
-    command = ["python", "-m", "pipelines.benchmark", *(sys.argv[1:] if argv is None else argv)]
-    results: Numbers = {"command": command, "seed": SEED, "quick": args.quick} | surroundings()
-    results |= {"model": args.geometry or args.model, "repeats": args.repeats}
-    for part in args.parts:
-        results[part] = PARTS[part](args)
-        # After each part: a long run that breaks off leaves what it has.
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+    results: Numbers = {"command": ["python", "-m", "pipelines.benchmark", *argv], "seed": SEED}
+    results |= {"model": args.geometry or args.model, "repeats": args.repeats} | surroundings()
+    if not args.geometry:
+        card = catalog.find(args.model)
+        args.model = str(weights.locate(card) or weights.pull(card))
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        mock.patch.dict(os.environ, VZVIDEO_CACHE=cache),
+    ):
+        for part in args.parts:
+            results[part] = PARTS[part](args)
+            show(part, results[part])
+            # After each part: a long run that breaks off leaves what it has.
+            args.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

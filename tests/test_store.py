@@ -74,12 +74,13 @@ def test_a_file_gives_back_every_bit(tmp_path: Path, dtype: torch.dtype) -> None
 
 
 def test_tokens_of_any_memory_layout_are_saved(tmp_path: Path) -> None:
-    whole = tokens(width=16)
-    kept = replace(
-        whole, features=whole.features[:, ::2], pts_s=np.array([9.0, 0.1, 8.0, 0.2])[1::2]
-    )
-    kept.save(tmp_path / "clip.safetensors")
-    assert_equal(VisualTokens.load(tmp_path / "clip.safetensors"), kept)
+    whole = torch.randn(9, 16)
+    shared = np.array([0, 0, 0, 0, 0], np.int32)
+    for features in (whole[4:], whole[:5, ::2], whole.T[:5]):
+        kept = replace(tokens(), features=features, frame=shared, patch=shared)
+        kept = replace(kept, pts_s=np.array([9.0, 0.1, 8.0, 0.2])[1::2])
+        kept.save(tmp_path / "clip.safetensors")
+        assert_equal(VisualTokens.load(tmp_path / "clip.safetensors"), kept)
 
 
 def test_a_file_has_the_rights_any_new_file_has(tmp_path: Path) -> None:
@@ -228,6 +229,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     assert_refused(path)
     save_file({"weight": torch.zeros(3)}, path, {"vzvideo": "{"})
     assert_refused(path)
+    for header in (b"[]", b"0", b"{}", b"[" * 100_000, b"\xff"):
+        path.write_bytes(struct.pack("<Q", len(header)) + header)
+        assert_refused(path)
 
 
 def test_a_file_of_a_newer_version_says_so(tmp_path: Path) -> None:
@@ -266,6 +270,12 @@ def test_a_token_file_is_known_by_its_content_or_its_name(tmp_path: Path) -> Non
     assert known == {"clip.safetensors", "renamed.mp4", "damaged.safetensors"}
     assert not store.is_token_file(tmp_path / "missing.safetensors")
     assert not store.is_token_file(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes need Unix")
+def test_nothing_is_read_of_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    assert not store.is_token_file(tmp_path / "pipe.safetensors")
 
 
 # -- knowing a file by its content

@@ -124,7 +124,9 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _alternatives(kind: Any) -> tuple[Any, ...]:
-    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    # `int | None` is a UnionType, `Literal[...] | None` a typing.Union.
+    union = typing.get_origin(kind) in (types.UnionType, typing.Union)
+    return typing.get_args(kind) if union else (kind,)
 
 
 def _described(kind: Any) -> str:

@@ -13,11 +13,11 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from torch import Tensor
 
@@ -27,13 +27,14 @@ from vzvideo.types import VisualTokens
 FORMAT = 1
 _ARRAYS = ("frame", "role", "patch", "pts_s")
 _BLOCKS, _BLOCK_BYTES = 64, 1 << 16
+_MOST_HEADER_BYTES = 1 << 27
 
 
 def save(tokens: VisualTokens, path: Path) -> None:
     """Writes `tokens` to `path`, replacing what is there; TokenFileError where it cannot."""
     tensors = {"features": tokens.features.detach().cpu().contiguous()}
     for name in _ARRAYS:
-        tensors[name] = torch.from_numpy(np.ascontiguousarray(getattr(tokens, name)))
+        tensors[name] = torch.tensor(getattr(tokens, name))  # a copy: no two may share memory
     about = {
         "format": FORMAT,
         "grid": tokens.grid,
@@ -56,33 +57,44 @@ def save(tokens: VisualTokens, path: Path) -> None:
 def load(path: Path) -> VisualTokens:
     """Reads what `save` wrote, on the CPU; TokenFileError where it is damaged or something else."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "vzvideo" not in metadata:
-                raise ValueError("another program's safetensors")
+        with path.open("rb") as file:  # opened once: another process may replace it meanwhile
+            metadata = _metadata(file)
             about = json.loads(metadata["vzvideo"])
             if about["format"] > FORMAT:
                 raise TokenFileError(
                     f"{path}: written by a newer vzvideo (format {about['format']}, this one reads "
                     f"{FORMAT}); upgrade vzvideo or encode the video again"
                 )
-            tensors = {name: file.get_tensor(name) for name in ("features", *_ARRAYS)}
-            if metadata["sha256"] != _digest(metadata["vzvideo"], tensors):
-                raise ValueError("its checksum does not match")
-            return VisualTokens(
-                features=tensors["features"],
-                **{name: tensors[name].numpy() for name in _ARRAYS},
-                grid=(about["grid"][0], about["grid"][1]),
-                source=about["source"],
-                settings=about["settings"],
-            )
+            file.seek(0)
+            tensors = deserialize(file.read())
+        if metadata["sha256"] != _digest(metadata["vzvideo"], tensors):
+            raise ValueError("its checksum does not match")
+        return VisualTokens(
+            features=tensors["features"],
+            **{name: tensors[name].numpy() for name in _ARRAYS},
+            grid=(about["grid"][0], about["grid"][1]),
+            source=about["source"],
+            settings=about["settings"],
+        )
     except FileNotFoundError:
         raise TokenFileError(f"{path}: no such file", code="not_found") from None
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, IndexError) as error:
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TokenFileError(
             f"{path}: not a file of visual tokens, or damaged ({reason}); encode the video again"
         ) from None
+
+
+def _metadata(file: BinaryIO) -> dict[str, str]:
+    """What a safetensors file says of itself, the weights of a model not read for it."""
+    size = int.from_bytes(file.read(8), "little")
+    if size > _MOST_HEADER_BYTES:
+        raise ValueError("no safetensors")
+    header = json.loads(file.read(size))
+    metadata: dict[str, str] = header["__metadata__"] if "__metadata__" in header else {}
+    if "vzvideo" not in metadata:
+        raise ValueError("another program's safetensors")
+    return metadata
 
 
 def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
@@ -97,12 +109,16 @@ def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
 def is_token_file(path: Path) -> bool:
     """Whether a file begins as safetensors do: a video never does."""
     try:
+        if not path.is_file():  # what is read of a pipe is gone
+            return False
         with path.open("rb") as file:
             head = file.read(9)
     except OSError:
         return False
     return path.name.endswith(".safetensors") or (
-        len(head) == 9 and int.from_bytes(head[:8], "little") < 1 << 27 and head[8:] == b"{"
+        len(head) == 9
+        and int.from_bytes(head[:8], "little") <= _MOST_HEADER_BYTES
+        and head[8:] == b"{"
     )
 
 

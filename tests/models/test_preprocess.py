@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import CLIPImageProcessorPil
 
 from tests.tolerances import PILLOW_LEVELS
 from vzvideo.errors import ModelError
@@ -17,6 +18,7 @@ from vzvideo.models.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 
 SIGLIP = Preprocess(224, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), squash=True)
 DINOV2 = Preprocess(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+WITHIN = PILLOW_LEVELS + 0.01  # what float32 makes of a level
 
 # height, width
 SHAPES = [
@@ -46,7 +48,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def published(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """uint8 (H, W, 3) -> (3, crop, crop)."""
+    """uint8 (H, W, 3) -> (1, 3, crop, crop)."""
     image = Image.fromarray(pixels)
     if preprocess.squash:
         size = (preprocess.size, preprocess.size)
@@ -61,7 +63,13 @@ def published(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
         left, top = (image.width - crop) // 2, (image.height - crop) // 2
         image = image.crop((left, top, left + crop, top + crop))
     normalised = (np.array(image) / 255 - preprocess.mean) / preprocess.std
-    return normalised.transpose(2, 0, 1)
+    return normalised.transpose(2, 0, 1)[None]
+
+
+def levels_apart(inputs: torch.Tensor, expected: np.ndarray, preprocess: Preprocess) -> float:
+    """The largest difference of a pixel, of 255."""
+    apart = np.moveaxis(abs(inputs.numpy() - expected), 1, -1)
+    return float((apart * preprocess.std).max() * 255)
 
 
 @pytest.mark.parametrize("preprocess", [Preprocess(), DINOV2, SIGLIP], ids=["clip", "dino", "sig"])
@@ -71,9 +79,7 @@ def test_is_the_published_preprocessing(shape: tuple[int, int], preprocess: Prep
     inputs = preprocess(torch.from_numpy(pixels)[None])
     assert inputs.shape == (1, 3, 224, 224)
     assert inputs.dtype == torch.float32
-    levels = np.reshape(preprocess.std, (3, 1, 1)) * 255
-    apart = abs(inputs[0].numpy() - published(pixels, preprocess)) * levels
-    assert apart.max() < PILLOW_LEVELS + 0.01  # the rounding of float32
+    assert levels_apart(inputs, published(pixels, preprocess), preprocess) < WITHIN
 
 
 def test_frames_are_prepared_each_for_itself() -> None:
@@ -89,6 +95,15 @@ def test_a_config_written_is_read_back_the_same(preprocess: Preprocess) -> None:
     assert Preprocess.from_config(json.loads(json.dumps(preprocess.to_config()))) == preprocess
 
 
+@pytest.mark.parametrize("preprocess", [Preprocess(56, 42), SIGLIP], ids=["clip", "sig"])
+def test_transformers_reads_what_is_written_as_it_is_meant(preprocess: Preprocess) -> None:
+    config = preprocess.to_config()
+    del config["image_processor_type"], config["processor_class"]
+    pixels = picture(360, 640)
+    theirs = CLIPImageProcessorPil(**config)(images=pixels, return_tensors="np")["pixel_values"]
+    assert levels_apart(preprocess(torch.from_numpy(pixels)[None]), theirs, preprocess) < WITHIN
+
+
 HALVES = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 CROP = {"height": 224, "width": 224}
 
@@ -101,6 +116,8 @@ CROP = {"height": 224, "width": 224}
         ({"size": 336, "crop_size": 336}, Preprocess(336, 336)),
         ({"size": {"shortest_edge": 256}, "crop_size": CROP}, Preprocess(256, 224)),
         ({"size": {"height": 224, "width": 224}, **HALVES}, SIGLIP),
+        ({"size": {"height": 96, "width": 96}, "crop_size": CROP}, Preprocess(96, 96, squash=True)),
+        ({"size": 336, "crop_size": None, "image_mean": None}, Preprocess(336, 336)),
         ({}, Preprocess(224, 224, CLIP_MEAN, CLIP_STD)),
     ],
 )

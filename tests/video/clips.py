@@ -29,7 +29,7 @@ _WRITERS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """A kind of clip, and what is true of it however it is read.
 
@@ -61,7 +61,7 @@ class Kind:
         return self.size[::-1] if self.rotation % 180 else self.size
 
     def __str__(self) -> str:
-        return self.name
+        return self.name + self.suffix
 
 
 def paint(number: int, width: int, height: int) -> NDArray[np.uint8]:
@@ -157,7 +157,7 @@ def write_trimmed(kind: Kind, path: Path) -> None:
 
 def write_unpaced(kind: Kind, path: Path) -> None:
     """Packets copied into a header that declares no rate, as a screen recorder's has none."""
-    paced = path.with_suffix(".mp4")
+    paced = path.with_suffix(".paced.mp4")
     write(kind, paced)
     with av.open(str(paced)) as source, av.open(str(path), "w") as container:
         stream = container.add_stream_from_template(source.streams.video[0])
@@ -236,26 +236,33 @@ KINDS = [
     Kind("one GOP", ".mp4", options=_x264(250, 3)),
     Kind("29.97", ".mkv", fps=30000 / 1001, frames=90, options=_x264(12, 3)),
     Kind("open GOP", ".ts", options=_x264(12, 3, ":open-gop=1"), decord="mpegts"),
-    Kind("open GOP", ".mp4", options=_x264(12, 3, ":open-gop=1")),
-    Kind("long GOP", ".ts", frames=120, options=_x264(50, 3), make=write_late, decord="mpegts"),
-    Kind("hevc", ".mp4", "hevc", options=_x265(12, 3)),
+    Kind("open GOP", ".mp4", options=_x264(12, 3, ":open-gop=1"), decord="open groups"),
+    Kind(
+        "long GOP",
+        ".ts",
+        frames=120,
+        options=_x264(50, 3),
+        make=write_late,
+        decord="mpegts",
+    ),
+    Kind("hevc", ".mp4", "hevc", options=_x265(12, 3), decord="open groups"),
     Kind("hevc", ".ts", "hevc", options=_x265(12, 3), decord="mpegts"),
     Kind("vp8", ".webm", "vp8", options={"g": "12", "auto-alt-ref": "1", "lag-in-frames": "16"}),
     Kind("vp9", ".webm", "vp9", options={"g": "12", "lag-in-frames": "16", "cpu-used": "5"}),
     Kind("av1", ".mp4", "av1", options=_SVT, decord="cannot find video stream"),
-    Kind("mpeg4", ".avi", "mpeg4", options={"g": "12", "bf": "2"}, decord="avi"),
-    Kind("h264", ".avi", options=_x264(12, 3), stamps=False, decord="avi"),
-    Kind("mpeg2", ".mpg", "mpeg2video", fps=25, options={"g": "12", "bf": "2"}, decord="mpeg"),
+    Kind("mpeg4", ".avi", "mpeg4", options={"g": "12", "bf": "2"}, decord="seeking in avi"),
+    Kind("h264", ".avi", options=_x264(12, 3), stamps=False, decord="seeking in avi"),
+    Kind("mpeg2", ".mpg", "mpeg2video", fps=25, options={"g": "12", "bf": "2"}, decord="in mpeg "),
     Kind("mjpeg", ".mov", "mjpeg", pix_fmt="yuvj420p"),
     Kind("gif", ".gif", "gif", pix_fmt="gray", decord="gif"),
-    Kind("late", ".mp4", make=write_late, options=_x264(12, 3)),
-    Kind("late", ".mkv", make=write_late, options=_x264(12, 3)),
+    Kind("late", ".mp4", make=write_late, options=_x264(12, 3), decord="begin with 0"),
+    Kind("late", ".mkv", make=write_late, options=_x264(12, 3), decord="begin with 0"),
     Kind("flv", ".flv", options=_x264(12, 3), decord="flv"),
     Kind("variable", ".mp4", frames=len(_TICKS), ticks=_TICKS, options=_x264(12, 3)),
     Kind("variable", ".mkv", make=write_unpaced, frames=len(_TICKS), ticks=_TICKS),
-    Kind("turned 90", ".mp4", make=write_rotated, rotation=90),
+    Kind("turned 90", ".mp4", make=write_rotated, rotation=90, decord="upright"),
     Kind("turned 180", ".mp4", make=write_rotated, rotation=180),
-    Kind("turned 270", ".mp4", make=write_rotated, rotation=270),
+    Kind("turned 270", ".mp4", make=write_rotated, rotation=270, decord="upright"),
     Kind("odd size", ".mp4", size=(65, 49), pix_fmt="yuv444p"),
     Kind("10 bit", ".mp4", "hevc", pix_fmt="yuv420p10le", options=_x265(12, 0)),
     Kind("one frame", ".mp4", frames=1),
@@ -264,16 +271,16 @@ KINDS = [
     Kind("one in 5 s", ".mp4", fps=0.2, frames=12, options=_x264(12, 3)),
     Kind("bare", ".h264", fps=25, stamps=False, options=_x264(12, 3), decord="h264"),
     Kind("bare", ".m2v", "mpeg2video", fps=25, options={"g": "12", "bf": "2"}, decord="mpegvideo"),
-    Kind("live", ".webm", "vp8", options={"g": "12"}, mux={"live": "1"}, decord="duration"),
-    Kind("live", ".mkv", options=_x264(12, 3), mux={"live": "1"}, decord="duration"),
+    Kind("live", ".webm", "vp8", options={"g": "12"}, mux={"live": "1"}, decord="measure duration"),
+    Kind("live", ".mkv", options=_x264(12, 3), mux={"live": "1"}, decord="measure duration"),
     Kind(
         "fragments",
         ".mp4",
         options=_x264(12, 3),
         mux={"movflags": "frag_keyframe+empty_moov"},
-        decord="fragments",
+        decord="begin with 0",
     ),
-    Kind("trimmed", ".mp4", make=write_trimmed, options=_x264(12, 3)),
+    Kind("trimmed", ".mp4", make=write_trimmed, options=_x264(12, 3), decord="counts 65"),
     Kind("among others", ".mkv", make=write_among_others, options=_x264(12, 3)),
     Kind("among others", ".mp4", make=write_among_others, options=_x264(12, 3)),
     Kind("growing", ".ts", make=write_growing, options=_x264(12, 3), decord="mpegts"),

@@ -199,7 +199,10 @@ def test_a_batch_is_its_images_one_by_one(problem: Any) -> None:
         alone = (values[image : image + 1] for values in inputs)
         single = compress(*alone, dominant, contextual, **options)
         torch.testing.assert_close(
-            single, Zipped(*(values[image : image + 1] for values in whole)), rtol=0, atol=FEATURES_F32
+            single,
+            Zipped(*(values[image : image + 1] for values in whole)),
+            rtol=0,
+            atol=FEATURES_F32,
         )
 
 

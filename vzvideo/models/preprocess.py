@@ -51,14 +51,14 @@ class Preprocess:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Preprocess:
-        size = config.get("size", 224)
+        size = config.get("size") or 224  # where a field is not used, it may be null
         squash = isinstance(size, dict) and "shortest_edge" not in size
         edge = _edge(size)
         return cls(
             edge,
-            edge if squash else _edge(config.get("crop_size", edge)),
-            tuple(config.get("image_mean", CLIP_MEAN)),
-            tuple(config.get("image_std", CLIP_STD)),
+            edge if squash else _edge(config.get("crop_size") or edge),
+            tuple(config.get("image_mean") or CLIP_MEAN),
+            tuple(config.get("image_std") or CLIP_STD),
             squash,
         )
 

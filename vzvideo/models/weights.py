@@ -222,7 +222,9 @@ def _reason(said: list[str]) -> str:
         if "connection broken" in line:
             return line.rpartition("'")[0].rpartition(": ")[2].strip("'\")")
     errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR")]
-    return errors[-1] if errors else "pip did not say why"
+    if errors and errors[-1] != "Exception:":
+        return errors[-1]
+    return said[-1] if said else "pip did not say why"  # the end of a traceback
 
 
 def _pip_version() -> tuple[int, ...]:
@@ -248,7 +250,7 @@ def _pull_hub(card: ModelCard) -> Path:
         raise ModelError(f"{card.name}: a folder; there is nothing to pull", code="download")
     try:
         # Only safetensors: nothing is ever unpickled.
-        return Path(
+        folder = Path(
             snapshot_download(
                 card.hub_id, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]
             )
@@ -260,6 +262,13 @@ def _pull_hub(card: ModelCard) -> Path:
             "or give a folder that holds the checkpoint",
             code="download",
         ) from None
+    if not _complete(folder):
+        raise ModelError(
+            f"{card.hub_id}: {folder} lacks config.json or some of the weights (*.safetensors); "
+            "pull it again, or choose another model",
+            code="download",
+        )
+    return folder
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:

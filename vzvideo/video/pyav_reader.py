@@ -7,9 +7,11 @@ on the way.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import av
 import av.error
@@ -21,18 +23,15 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vzvideo.errors import VideoError
-from vzvideo.types import FrameBatch
-from vzvideo.video.reader import Video, VideoInfo, finite, no_frames, scaled
+from vzvideo.video.reader import SAME_S, Video, VideoInfo, finite, no_frames, scaled
 
-_T = TypeVar("_T")
-
-_SAME_S = 1e-6  # a time this close before a frame means that frame: floats carry timestamps
 _DAMAGE_LIMIT = 500  # failed reads in a row, behind which nothing more is expected
 _SKIP_MARGIN_S = 1.0  # frames nobody refers to are decoded only this close to a time asked for
 _BLIND_SEEK_S = 2.0  # how far ahead to seek where the file has no index of keyframes
 _SLACK_FRAMES = 4  # an index holds decoding times, which run a few frames ahead of what is shown
 _QUICK_BYTES = 2**24  # a file this small is read through for its exact duration and rate
 _TAIL_S = 5.0  # of a larger one, only this much before the end its header claims
+_LAST_TICK = 2**62  # later than any timestamp
 _SMALL = 32  # edge of the pictures that `differences` compares
 
 
@@ -67,28 +66,11 @@ class PyAVVideo(Video):
 
     # -- the contract
 
-    def stream(self, times_s: NDArray[np.float64], batch: int = 8) -> Iterator[FrameBatch]:
-        pixels: list[NDArray[np.uint8]] = []
-        pts_s: list[float] = []
-        asked = 0
-        for time_s in times_s:
-            frame = self._frame_at(float(time_s))
-            at_s = self._time(frame) - self._start_s
-            if not pts_s or at_s > pts_s[-1]:
-                if len(pixels) == batch:
-                    yield self._batch(pixels, pts_s, asked)
-                    pixels, pts_s, asked = [], [], 0
-                pixels.append(self._rgb(frame))
-                pts_s.append(at_s)
-            asked += 1
-        if pixels:
-            yield self._batch(pixels, pts_s, asked)
-
     def keyframes_s(self) -> NDArray[np.float64]:
-        times = [at_s for packet, at_s in self._scan() if packet.is_keyframe]
+        times = [at_s for packet, at_s in self.packets() if packet.is_keyframe]
         self._check_unchanged()
         shown = np.unique(times) - self._start_s
-        shown = shown[shown > -_SAME_S].clip(min=0.0)
+        shown = shown[shown > -SAME_S].clip(min=0.0)
         return shown if len(shown) else np.zeros(1)
 
     def differences(
@@ -96,14 +78,15 @@ class PyAVVideo(Video):
     ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         times, changes = [], []
         before: NDArray[np.int16] | None = None
+        lost_before = self._lost
         frame: VideoFrame | None = self._frame_at(start_s)
         while frame is not None and self._time(frame) - self._start_s < end_s:
-            small = frame.reformat(_SMALL, _SMALL, "gray", interpolation="AREA").to_ndarray()
-            grey = small.astype(np.int16)
+            grey = self._pixels(frame, _SMALL, _SMALL, "gray", "AREA").astype(np.int16)
             changes.append(0.0 if before is None else float(np.abs(grey - before).mean()) / 255)
             times.append(self._time(frame) - self._start_s)
             before, frame = grey, self._next()
         self._check_unchanged()
+        self._lost = lost_before  # of no concern to the frames asked for next
         return np.array(times), np.array(changes, np.float32)
 
     def close(self) -> None:
@@ -120,10 +103,11 @@ class PyAVVideo(Video):
         self._container, self._stream = self._connect()
         self._stream.thread_type = "AUTO"
         self._tick_s = float(self._stream.time_base or 0)
+        self.format = self._container.format.name
         # AVI keeps decoding times only; those of showing, which FFmpeg makes up, go back and forth.
-        self._dts_only = self._container.format.name == "avi"
+        self._dts_only = self.format == "avi"
         # An MPEG program stream times some packets only, and behind a seek the rest is made up.
-        self._seekable = self._seekable and self._container.format.name != "mpeg"
+        self._seekable = self._seekable and self.format != "mpeg"
         self._frames = self._ascending()
         self._current = self._ahead = None
 
@@ -134,11 +118,10 @@ class PyAVVideo(Video):
         # does not cover seeking, FFmpeg's own does.
         url = f"file:{self.source}" if self._version else self.source
         options = {} if self._version else {"rw_timeout": str(round(deadline_s * 1e6))}
-        container: InputContainer = self._safely(
-            lambda: av.open(
+        with self._reading():
+            container = av.open(
                 url, options=options, timeout=(deadline_s, deadline_s), metadata_errors="ignore"
             )
-        )
         try:
             return container, self._choose(container)
         except BaseException:
@@ -152,10 +135,9 @@ class PyAVVideo(Video):
             if Disposition.attached_pic not in stream.disposition  # an album's cover
         ]
         if not videos:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams} - {"video"}))
-            raise VideoError(
-                f"{self.source}: no video in it ({kinds or 'nothing'} only)", code="no_video"
-            )
+            kinds = {str(stream.type) for stream in container.streams} - {"video"}
+            found = ", ".join(sorted(kinds)) or "nothing"
+            raise VideoError(f"{self.source}: no video in it ({found} only)", code="no_video")
         best = container.streams.best("video")
         stream: VideoStream = best if best in videos else videos[0]  # type: ignore[assignment]
         if stream.codec_context is None:
@@ -181,6 +163,8 @@ class PyAVVideo(Video):
         base_rate = finite(float(stream.base_rate or 0))
         duration_s = finite((stream.duration or 0) * self._tick_s)
         duration_s = duration_s or finite((container.duration or 0) / av.time_base)
+        if "mp4" in self.format and not stream.frames:
+            duration_s = None  # in fragments: no header knows how many of them follow
         entries = stream.index_entries
         self._indexed = 0 < stream.frames <= len(entries)
         if duration_s and rate and not (self._version and self._version[0] <= _QUICK_BYTES):
@@ -195,12 +179,15 @@ class PyAVVideo(Video):
                 return end_s - self._start_s, rate, variable
         times, end_s = self._measure()
         duration_s = end_s - self._start_s
-        return duration_s, max(1, len(times)) / duration_s, self._uneven(times / self._tick_s)
+        counted = max(1, len(times)) / duration_s
+        if rate is None or abs(rate - counted) > 0.01 * rate:  # else the header's is the exact one
+            rate = counted
+        return duration_s, rate, self._uneven(times / self._tick_s)
 
     def _measure(self, after_s: float | None = None) -> tuple[NDArray[np.float64], float]:
         """Times of the packets (from near `after_s` on), ascending, and when the last one ends."""
         last_s, lasts_s, times_s = self._start_s, 0.0, []
-        for packet, at_s in self._scan(after_s):
+        for packet, at_s in self.packets(after_s):
             times_s.append(at_s)
             if at_s >= last_s:
                 # Where frames are reordered, a packet's duration is that of decoding.
@@ -219,29 +206,32 @@ class PyAVVideo(Video):
         """Seconds a frame, as far as the file's own header knows."""
         return 1 / (finite(float(self._stream.guessed_rate or 0)) or 25.0)
 
-    def _scan(self, after_s: float | None = None) -> Iterator[tuple[Any, float]]:
+    def packets(self, after_s: float | None = None) -> Iterator[tuple[Any, float]]:
         """Packets (from near `after_s` on) and when each is shown. Nothing is decoded."""
         container, stream = self._connect()
         with container:
             if after_s is not None and not self._seek(container, stream, after_s + self._start_s):
                 return
-            whole = (packet for packet in self._packets(container, stream) if packet)
-            shown = (packet for packet in whole if packet.size and not packet.is_discard)
-            shift_s = 0.0
-            for count, packet in enumerate(shown):
-                if packet.pts is None:  # counted, as in _stamped
-                    yield packet, self._start_s + count * self._step_s()
+            count, shift_s = 0, 0.0
+            for packet in self._packets(container, stream):
+                if packet is None or not packet.size or packet.is_discard:
                     continue
-                at_s = packet.pts * self._tick_s
-                if self._dts_only and count == 0 and after_s is None:
-                    shift_s = self._start_s - at_s
+                if packet.pts is None:  # counted, as in _stamped
+                    at_s = self._start_s + count * self._step_s()
+                else:
+                    at_s = packet.pts * self._tick_s
+                    if self._dts_only and not count and after_s is None:
+                        shift_s = self._start_s - at_s
+                count += 1
                 yield packet, at_s + shift_s
 
     # -- moving
 
     def _frame_at(self, time_s: float) -> VideoFrame:
         """The frame on show at `time_s`: the last that starts no later, or the nearest."""
-        target_s = max(time_s, 0.0) + self._start_s + _SAME_S
+        if self._container is None:
+            raise VideoError(f"{self.source}: the video has been closed", code="closed")
+        target_s = max(time_s, 0.0) + self._start_s + SAME_S
         self._approach(target_s)
         full_s = target_s - self._skip_margin_s
         found, moved = self._advance(target_s, full_s)
@@ -288,7 +278,7 @@ class PyAVVideo(Video):
     def _worth_seeking(self, here_s: float, target_s: float) -> bool:
         slack_s = _SLACK_FRAMES / self.info.average_fps
         entries = self._stream.index_entries
-        key = entries.search_timestamp(int((target_s - slack_s) / self._tick_s))
+        key = entries.search_timestamp(self._ticks(target_s - slack_s))
         if key >= 0 and entries[key].timestamp * self._tick_s > here_s + slack_s:
             return True
         return not self._indexed and target_s - here_s > self._blind_s
@@ -316,10 +306,16 @@ class PyAVVideo(Video):
     def _seek(self, container: InputContainer | None, stream: VideoStream, at_s: float) -> bool:
         assert container is not None
         try:
-            container.seek(int(at_s / self._tick_s), stream=stream)
-        except (av.error.FFmpegError, OverflowError, ZeroDivisionError):
+            with self._reading():
+                container.seek(self._ticks(at_s), stream=stream)
+        except VideoError as error:
+            if error.code == "deadline":
+                raise
             return False
         return True
+
+    def _ticks(self, at_s: float) -> int:
+        return int(np.clip(at_s / self._tick_s, -_LAST_TICK, _LAST_TICK))
 
     # -- decoding
 
@@ -387,7 +383,8 @@ class PyAVVideo(Video):
         damaged = 0
         while damaged < _DAMAGE_LIMIT:
             try:
-                packet = self._safely(partial(next, packets, None))
+                with self._reading():
+                    packet = next(packets, None)
             except VideoError as error:
                 if error.code == "deadline":
                     raise
@@ -395,26 +392,30 @@ class PyAVVideo(Video):
                 packets = container.demux(stream)
                 yield None
                 continue
+            except IndexError:  # at the end, PyAV stumbles over streams that turned up on the way
+                return
             if packet is None:
                 return
             damaged = 0
             yield packet
 
-    def _safely(self, call: Callable[[], _T]) -> _T:
-        """Runs what reads from the source; whatever it raises becomes one clear line."""
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Around what reads from the source: whatever it raises becomes one clear line."""
+        began_s = time.monotonic()
         try:
-            return call()
-        except (av.error.ExitError, TimeoutError):
-            raise VideoError(
-                f"{self.source}: no answer within {self._deadline_s:g} s", code="deadline"
-            ) from None
-        except av.error.InvalidDataError:
-            raise VideoError(
-                f"{self.source}: not a video, or damaged beyond reading", code="invalid"
-            ) from None
+            yield
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise VideoError(f"{self.source}: {reason}", code="unreadable") from None
+            # Some protocols report a timeout as another error.
+            late = isinstance(error, (av.error.ExitError, TimeoutError))
+            if late or time.monotonic() - began_s >= self._deadline_s:
+                self.close()  # nobody knows what would come next
+                reason, code = f"no answer within {self._deadline_s:g} s", "deadline"
+            elif isinstance(error, av.error.InvalidDataError):
+                reason, code = "not a video, or damaged beyond reading", "invalid"
+            else:
+                reason, code = getattr(error, "strerror", None) or str(error), "unreadable"
+            raise VideoError(f"{self.source}: {reason}", code=code) from None
 
     def _stat(self) -> tuple[int, int, int] | None:
         """Size in bytes, time of change and identity of a local file; None for a URL."""
@@ -426,11 +427,20 @@ class PyAVVideo(Video):
             return 0, 0, 0
         return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
+    def _passed_over(self) -> int:
+        self._check_unchanged()
+        lost, self._lost = self._lost, 0
+        return lost
+
     def _check_unchanged(self) -> None:
         if self._stat() != self._version:
             raise VideoError(f"{self.source}: changed while it was being read", code="changed")
 
     # -- frames
+
+    def _shown_at(self, time_s: float) -> tuple[float, Callable[[], NDArray[np.uint8]]]:
+        frame = self._frame_at(time_s)
+        return self._time(frame) - self._start_s, partial(self._rgb, frame)
 
     def _time(self, frame: VideoFrame) -> float:
         """The frame's own timestamp in seconds, as it stands in the file."""
@@ -438,14 +448,14 @@ class PyAVVideo(Video):
 
     def _rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """uint8 (H, W, 3), scaled to the size of the first frame and turned upright."""
-        width, height = self._size
-        try:
-            pixels = frame.reformat(width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
-        except (av.error.FFmpegError, ValueError) as error:
-            raise VideoError(f"{self.source}: a frame cannot be read as RGB ({error})") from None
+        pixels = self._pixels(frame, *self._size, "rgb24", "BICUBIC")
         return np.rot90(pixels, self.info.rotation // 90)
 
-    def _batch(self, pixels: list[NDArray[np.uint8]], pts_s: list[float], asked: int) -> FrameBatch:
-        self._check_unchanged()
-        lost, self._lost = self._lost, 0
-        return FrameBatch(np.stack(pixels), np.array(pts_s), self.source, asked, lost)
+    def _pixels(
+        self, frame: VideoFrame, width: int, height: int, layout: str, interpolation: str
+    ) -> NDArray[np.uint8]:
+        try:
+            small = frame.reformat(width, height, layout, interpolation=interpolation)
+            return small.to_ndarray().astype(np.uint8, copy=False)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise VideoError(f"{self.source}: a frame cannot be converted ({error})") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from vzvideo.errors import SettingsError, VideoError
 from vzvideo.types import FrameBatch
 
 DECODERS = ("pyav", "decord")
+SAME_S = 1e-6  # a time this close before a frame means that frame: floats carry timestamps
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,38 @@ class Video(abc.ABC):
     source: str
     info: VideoInfo
 
-    @abc.abstractmethod
     def stream(self, times_s: NDArray[np.float64], batch: int = 8) -> Iterator[FrameBatch]:
         """The frames shown at ascending `times_s`, in batches as they are decoded.
 
         Each frame comes once, however many of the times it is shown at. `asked` counts the times
         answered by a batch, `lost` the damaged packets and frames passed over for it.
         """
+        pixels: list[NDArray[np.uint8]] = []
+        pts_s: list[float] = []
+        asked = 0
+        for time_s in times_s:
+            at_s, picture = self._shown_at(float(time_s))
+            if not pts_s or at_s > pts_s[-1]:
+                if len(pixels) == batch:
+                    yield self._batch(pixels, pts_s, asked)
+                    pixels, pts_s, asked = [], [], 0
+                pixels.append(picture())
+                pts_s.append(at_s)
+            asked += 1
+        if pixels:
+            yield self._batch(pixels, pts_s, asked)
+
+    def _batch(self, pixels: list[NDArray[np.uint8]], pts_s: list[float], asked: int) -> FrameBatch:
+        lost = self._passed_over()
+        return FrameBatch(np.stack(pixels), np.array(pts_s), self.source, asked, lost)
+
+    @abc.abstractmethod
+    def _shown_at(self, time_s: float) -> tuple[float, Callable[[], NDArray[np.uint8]]]:
+        """When the frame shown at `time_s` starts, and what gives it as RGB (H, W, 3), upright."""
+
+    @abc.abstractmethod
+    def _passed_over(self) -> int:
+        """Damaged packets and frames since this was last asked; VideoError if the file changed."""
 
     @abc.abstractmethod
     def keyframes_s(self) -> NDArray[np.float64]:
@@ -81,6 +107,8 @@ class Video(abc.ABC):
         A time before the first frame or behind the last one is answered by the nearest.
         """
         times = np.sort(np.asarray(times_s, np.float64))
+        if not len(times) or not np.isfinite(times).all():
+            raise SettingsError("times: some number of seconds is needed, and each must be finite")
         parts = list(self.stream(times, batch=max(1, len(times))))
         if not parts:
             raise no_frames(self.source)
@@ -124,6 +152,8 @@ def open_video(
         raise SettingsError(f"decoder: {decoder!r} given, choose {' or '.join(DECODERS)}")
     if size is not None and size < 1:
         raise SettingsError(f"size: {size} given, a number of pixels is needed")
+    if not 0 < deadline_s < math.inf:
+        raise SettingsError(f"deadline_s: {deadline_s:g} given, seconds above 0 are needed")
     name = os.fspath(source)
     if "://" not in name:
         check_file(Path(name))
@@ -143,8 +173,10 @@ def check_file(path: Path) -> None:
             raise VideoError(f"{path}: no such file", code="not_found")
         if path.is_dir():
             raise VideoError(f"{path}: a folder; give a video file", code="folder")
+        if not path.is_file():  # a pipe can be read only once, and opening it may wait for ever
+            raise VideoError(f"{path}: not a regular file", code="unreadable")
         with path.open("rb") as file:
-            if path.is_file() and not file.read(1):
+            if not file.read(1):
                 raise VideoError(f"{path}: the file is empty", code="empty")
     except OSError as error:
         raise VideoError(f"{path}: {error.strerror or error}", code="unreadable") from None

@@ -44,20 +44,20 @@ def check_frames(frames: int) -> int:
 def uniform(start_s: float, end_s: float, frames: int) -> Times:
     """The middles of `frames` equal parts of the clip."""
     check_frames(frames)
-    return start_s + (np.arange(frames) + 0.5) * ((end_s - start_s) / frames)
+    return start_s + (np.arange(frames, dtype=np.float64) + 0.5) * ((end_s - start_s) / frames)
 
 
 def fps(start_s: float, end_s: float, rate_hz: float) -> Times:
     """One moment every 1 / rate_hz seconds, the first at start_s."""
     if not np.isfinite(rate_hz) or rate_hz <= 0:
         raise SettingsError(f"fps: {rate_hz:g} given, a number above 0 is needed")
-    count = int(np.ceil((end_s - start_s) * rate_hz - 1e-9))
-    if count > MOST_FRAMES:
+    wanted = (end_s - start_s) * rate_hz - 1e-9  # floats alone do not make one more
+    if wanted > MOST_FRAMES:
         raise SettingsError(
-            f"fps: {rate_hz:g} a second over {end_s - start_s:.0f} s makes {count} frames, "
+            f"fps: {rate_hz:g} a second over {end_s - start_s:g} s makes {wanted:.0f} frames, "
             f"at most {MOST_FRAMES} are allowed"
         )
-    return start_s + np.arange(max(1, count)) / rate_hz
+    return start_s + np.arange(max(1, np.ceil(wanted))) / rate_hz
 
 
 def keyframes(keyframes_s: Times, start_s: float, end_s: float, frames: int) -> Times:
@@ -68,7 +68,7 @@ def keyframes(keyframes_s: Times, start_s: float, end_s: float, frames: int) -> 
     check_frames(frames)
     inside = keyframes_s[(keyframes_s >= start_s) & (keyframes_s < end_s)]
     if not len(inside):
-        return np.array([start_s])
+        return np.array([start_s], np.float64)
     return _thin(inside, frames)
 
 

@@ -16,7 +16,7 @@ def split_tokens(tokens_per_frame: int) -> tuple[int, int]:
         raise BudgetError(
             f"tokens per frame: {tokens_per_frame} given, at least 1 is needed (17 is usual)"
         )
-    dominant = max(1, round(tokens_per_frame * _DOMINANT_SHARE))
+    dominant = round(tokens_per_frame * _DOMINANT_SHARE)
     return dominant, tokens_per_frame - dominant
 
 

@@ -1,0 +1,174 @@
+"""Checkpoint folders into memory: every weight where it belongs, or one clear line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import published_name, small_model, write_checkpoint
+from vzvideo.errors import ModelError
+from vzvideo.models import loader
+
+
+def refused(folder: Path, **options: Any) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        loader.load(folder, **{"device": "cpu"} | options)
+    assert len(str(caught.value).splitlines()) == 1
+    return caught.value
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint of its own, to be damaged."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+
+
+def state_of(encoder: Any, language: Any) -> dict[str, torch.Tensor]:
+    state = {f"model.video_tower.{k}": v for k, v in encoder.tower.state_dict().items()}
+    return state | language.model.state_dict()
+
+
+def test_the_published_layout_is_loaded_weight_for_weight(checkpoint: Path) -> None:
+    published = load_file(checkpoint / "model.safetensors")
+    state = state_of(*loader.load(checkpoint, device="cpu"))
+    assert len(state) > 100
+    for name, weight in state.items():
+        assert torch.equal(weight, published.pop(published_name(name))), name
+    assert published
+    assert all(name.startswith("image_tower.") for name in published)  # the one for photographs
+
+
+def test_todays_layout_and_shards_are_loaded_too(checkpoint: Path, tmp_path: Path) -> None:
+    model = small_model()
+    folder = write_checkpoint(tmp_path / "sharded", model)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="200KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    actual = state_of(*loader.load(folder, device="cpu"))
+    expected = state_of(*loader.load(checkpoint, device="cpu"))
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
+def test_two_models_in_one_process_are_independent(checkpoint: Path, tmp_path: Path) -> None:
+    another = write_checkpoint(tmp_path / "another", small_model(seed=1))
+    first = state_of(*loader.load(checkpoint, device="cpu"))
+    before = {name: weight.clone() for name, weight in first.items()}
+    second = state_of(*loader.load(another, device="cpu", dtype="bfloat16"))
+    embedding = "model.language_model.embed_tokens.weight"
+    assert not torch.equal(first[embedding], second[embedding].float())
+    for weight in second.values():
+        weight.zero_()
+    assert all(torch.equal(first[name], before[name]) for name in before)
+    third = state_of(*loader.load(checkpoint, device="cpu"))
+    assert all(torch.equal(third[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ("auto", torch.float32),
+        ("float32", torch.float32),
+        ("float16", torch.float16),
+        ("bfloat16", torch.bfloat16),
+    ],
+)
+def test_the_precision_asked_for_is_given(checkpoint: Path, asked: str, given: Any) -> None:
+    encoder, language = loader.load(checkpoint, device="cpu", dtype=asked)
+    assert (encoder.dtype, language.model.dtype) == (given, given)
+    assert encoder.device == language.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "missing", ["video_tower", "lm_head", "linear_1", "layers.2.self_attn.q_proj"]
+)
+def test_missing_weights_are_named_and_never_made_up(tmp_path: Path, missing: str) -> None:
+    folder = write_checkpoint(tmp_path, small_model(), drop=missing)
+    error = refused(folder)
+    assert missing in str(error)
+    assert "the checkpoint is incomplete" in str(error)
+
+
+def test_the_tower_for_photographs_may_be_missing(checkpoint: Path, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, small_model(), drop="image_tower")
+    actual = state_of(*loader.load(folder, device="cpu"))
+    expected = state_of(*loader.load(checkpoint, device="cpu"))
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
+def test_weights_of_another_shape_are_refused(copy: Path) -> None:
+    state = load_file(copy / "model.safetensors")
+    state["multi_modal_projector.linear_1.weight"] = torch.zeros(48, 33)
+    save_file(state, copy / "model.safetensors", {"format": "pt"})
+    assert str(copy) in str(refused(copy))
+
+
+def test_damaged_weights_are_one_line(copy: Path) -> None:
+    path = copy / "model.safetensors"
+    whole = path.read_bytes()
+    for content in (whole[:-1], whole[:1000], b"", b"\xff" * 100):
+        path.write_bytes(content)
+        error = refused(copy)
+        assert str(error).startswith(f"{copy}: the checkpoint cannot be loaded (")
+
+
+def test_a_folder_without_weights_is_one_line(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    assert "the checkpoint cannot be loaded" in str(refused(copy))
+
+
+def test_nothing_is_unpickled(copy: Path) -> None:
+    state = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    torch.save(state, copy / "pytorch_model.bin")
+    assert "safetensors" in str(refused(copy))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "preprocessor_config.json"])
+def test_a_damaged_file_beside_the_weights_is_one_line(copy: Path, name: str) -> None:
+    (copy / name).write_text("{")
+    assert "the checkpoint cannot be loaded" in str(refused(copy))
+
+
+def test_a_folder_that_is_no_video_llava_is_told_so(copy: Path) -> None:
+    about = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(about | {"model_type": "llava"}))
+    assert "of type 'llava'" in str(refused(copy))
+    (copy / "config.json").unlink()
+    assert "no config.json" in str(refused(copy))
+
+
+def test_several_feature_layers_are_refused(copy: Path) -> None:
+    about = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(about | {"vision_feature_layer": [-2, -1]}))
+    assert "several vision feature layers ([-2, -1]) are not supported" in str(refused(copy))
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "", "cpu:zero"])
+def test_a_device_that_is_not_here_is_told_the_choices(checkpoint: Path, device: str) -> None:
+    error = refused(checkpoint, device=device)
+    assert f"device {device!r} cannot be used here" in str(error)
+    assert "choose auto, cpu, cuda or mps" in str(error)
+    assert error.code == "device"
+
+
+def test_quantisation_without_a_gpu_is_told_what_it_needs(checkpoint: Path) -> None:
+    error = refused(checkpoint, quantize="4bit")
+    assert "quantize=4bit: needs a CUDA GPU and bitsandbytes" in str(error)
+    assert error.code == "quantize"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+def test_without_a_gpu_mini_is_chosen() -> None:
+    assert loader.choose_auto() == ("mini", "no CUDA GPU here")
+
+
+def test_loading_says_nothing(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    loader.load(checkpoint, device="cpu")
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,356 @@
+"""What goes wrong in the world: damaged, cut, changing and unreadable files, silent servers."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import av
+import numpy as np
+import pytest
+
+from tests.video.clips import KINDS, Kind, number_in, write_sound
+from vzvideo.errors import SettingsError, VideoError
+from vzvideo.video import open_video
+
+BY_NAME = {str(kind): kind for kind in KINDS}
+DEADLINE_S = 0.5
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[[str], tuple[Kind, Path]]:
+    def make(name: str) -> tuple[Kind, Path]:
+        kind, path = BY_NAME[name], tmp_path / name
+        kind.make(kind, path)
+        return kind, path
+
+    return make
+
+
+def code_of(path: Path | str, deadline_s: float = 30.0) -> str:
+    with pytest.raises(VideoError) as caught:
+        open_video(path, deadline_s=deadline_s)
+    assert "\n" not in str(caught.value)
+    return caught.value.code
+
+
+def damaged_packet(path: Path, which: int) -> bytes:
+    """The file with the second half of one packet turned into noise."""
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    start = data.index(packets[which])
+    for at in range(start + len(packets[which]) // 3, start + len(packets[which])):
+        data[at] ^= 0xA5
+    return bytes(data)
+
+
+def lost_ts_packets(path: Path) -> bytes:
+    """A broadcast with three of its 188 byte packets gone in the middle."""
+    data = path.read_bytes()
+    middle = len(data) // 188 // 3 * 188
+    return data[:middle] + data[middle + 3 * 188 :]
+
+
+def read_all(kind: Kind, path: Path) -> tuple[dict[int, int], int]:
+    """Which number each frame shows that still comes, by the number it should show; and `lost`."""
+    times = np.arange(kind.frames) / kind.fps
+    with open_video(path) as video:
+        batch = video.frames_at(times)
+    assert batch.asked == kind.frames
+    assert len(batch) <= batch.asked
+    assert (np.diff(batch.pts_s) > 0).all()
+    expected = np.rint(batch.pts_s * kind.fps).astype(int)
+    return dict(zip(expected, map(number_in, batch.pixels), strict=True)), batch.lost
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["short GOP.mp4", "29.97.mkv", "vp9.webm", "av1.mp4", "h264.avi", "flv.flv", "fragments.mp4"],
+)
+def test_a_damaged_packet_is_counted_and_passed_over(
+    make: Callable[[str], tuple[Kind, Path]], name: str
+) -> None:
+    kind, path = make(name)
+    path.write_bytes(damaged_packet(path, 20))
+    shown, lost = read_all(kind, path)
+    assert lost > 0
+    assert len(shown) < kind.frames or name == "29.97.mkv"
+    outside = {number: seen for number, seen in shown.items() if not 8 <= number < 24}
+    assert outside == {number: number for number in outside}  # the damage ends with its GOP
+    assert len(outside) >= kind.frames // 2
+
+
+@pytest.mark.parametrize("name", ["hevc.mp4", "10 bit.mp4", "vp8.webm", "mpeg4.avi"])
+def test_damage_that_the_decoder_keeps_to_itself_stays_in_its_gop(
+    make: Callable[[str], tuple[Kind, Path]], name: str
+) -> None:
+    kind, path = make(name)
+    path.write_bytes(damaged_packet(path, 20))
+    shown, _ = read_all(kind, path)
+    outside = {number: seen for number, seen in shown.items() if not 12 <= number < 24}
+    assert outside == {number: number for number in set(range(60)) - set(range(12, 24))}
+
+
+@pytest.mark.parametrize("name", ["open GOP.ts", "hevc.ts", "growing.ts"])
+def test_lost_packets_of_a_broadcast_are_counted(
+    make: Callable[[str], tuple[Kind, Path]], name: str
+) -> None:
+    kind, path = make(name)
+    path.write_bytes(lost_ts_packets(path))
+    shown, lost = read_all(kind, path)
+    assert lost > 0
+    assert len(shown) >= 50
+    after = {number: seen for number, seen in shown.items() if number >= 36}
+    assert after == {number: number for number in range(36, 60)}
+
+
+def test_one_wild_timestamp_does_not_hide_what_follows(
+    make: Callable[[str], tuple[Kind, Path]],
+) -> None:
+    kind, path = make("open GOP.ts")
+    data = bytearray(path.read_bytes())
+    # The timestamp stands in the header of a packetised stream, 9 bytes behind its start code.
+    starts = [found.start() for found in re.finditer(rb"\x00\x00\x01\xe0", data)]
+    data[starts[20] + 9] ^= 0x08  # bit 32 of 33
+    path.write_bytes(data)
+    shown, lost = read_all(kind, path)
+    assert lost == 1
+    assert len(shown) == kind.frames - 1
+    assert shown == {number: number for number in shown}
+
+
+@pytest.mark.parametrize(
+    "name", ["29.97.mkv", "vp9.webm", "open GOP.ts", "fragments.mp4", "gif.gif"]
+)
+def test_a_cut_file_is_as_long_as_what_is_left(
+    make: Callable[[str], tuple[Kind, Path]], name: str
+) -> None:
+    kind, path = make(name)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with open_video(path) as video:
+        assert 0.3 < video.info.duration_s * kind.fps / kind.frames < 0.8
+        times = (np.arange(10) + 0.5) / 10 * video.info.duration_s
+        batch = video.frames_at(times)
+    assert len(batch) == 10
+    assert [number_in(frame) for frame in batch.pixels] == [
+        round(at_s * kind.fps) for at_s in batch.pts_s
+    ]
+
+
+@pytest.mark.parametrize("name", ["late.mkv", "mpeg2.mpg", "long GOP.ts", "variable.mp4"])
+def test_the_duration_of_a_large_file_is_read_from_its_end(
+    make: Callable[[str], tuple[Kind, Path]], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, path = make(name)
+    with open_video(path) as video:
+        exact_s = video.info.duration_s
+    monkeypatch.setattr("vzvideo.video.pyav_reader._QUICK_BYTES", 0)
+    with open_video(path) as video:
+        assert video.info.duration_s == pytest.approx(exact_s, abs=1 / kind.fps)
+
+
+def test_cut_before_its_index(make: Callable[[str], tuple[Kind, Path]]) -> None:
+    _, path = make("short GOP.mp4")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    assert code_of(path) == "invalid"
+
+
+def test_not_a_video(tmp_path: Path) -> None:
+    text, empty, sound = tmp_path / "text.mp4", tmp_path / "empty.mp4", tmp_path / "sound.mp4"
+    text.write_text("All work and no play makes Jack a dull boy.\n" * 100)
+    empty.touch()
+    write_sound(sound)
+    assert code_of(text) == "invalid"
+    assert code_of(empty) == "empty"
+    assert code_of(sound) == "no_video"
+    assert code_of(tmp_path) == "folder"
+    assert code_of(tmp_path / "missing.mp4") == "not_found"
+    with pytest.raises(VideoError, match="audio only"):
+        open_video(sound)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert code_of(tmp_path / "pipe.mp4") == "unreadable"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_file_that_may_not_be_read(make: Callable[[str], tuple[Kind, Path]]) -> None:
+    _, path = make("one frame.mp4")
+    path.chmod(0)
+    assert code_of(path) == "unreadable"
+
+
+def test_a_name_that_looks_like_a_protocol(
+    make: Callable[[str], tuple[Kind, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, path = make("one frame.mp4")
+    path.rename(path.with_name("12:30.mp4"))
+    monkeypatch.chdir(path.parent)
+    with open_video("12:30.mp4") as video:
+        assert len(video.frames_at([0])) == 1
+
+
+def test_settings_are_checked(make: Callable[[str], tuple[Kind, Path]]) -> None:
+    _, path = make("one frame.mp4")
+    with pytest.raises(SettingsError, match="pyav or decord"):
+        open_video(path, decoder="opencv")
+    with pytest.raises(SettingsError, match="size: 0"):
+        open_video(path, size=0)
+    with pytest.raises(SettingsError, match="deadline_s: 0"):
+        open_video(path, deadline_s=0)
+    with open_video(path) as video:
+        for times in ([], [float("nan")], [float("inf")]):
+            with pytest.raises(SettingsError, match="finite"):
+                video.frames_at(times)
+
+
+def test_a_closed_video_says_so(make: Callable[[str], tuple[Kind, Path]]) -> None:
+    _, path = make("one frame.mp4")
+    with open_video(path) as video:
+        pass
+    with pytest.raises(VideoError, match="closed"):
+        video.frames_at([0])
+
+
+@pytest.mark.parametrize("how", ["grown", "replaced", "removed", "cut"])
+def test_a_file_that_changes_while_it_is_read(
+    make: Callable[[str], tuple[Kind, Path]], how: str
+) -> None:
+    _, path = make("short GOP.mp4")
+    with open_video(path) as video:
+        stream = video.stream(np.arange(6.0), batch=1)
+        next(stream)
+        if how == "grown":
+            with path.open("ab") as file:
+                file.write(b"more")
+        elif how == "replaced":
+            other = path.with_suffix(".new")
+            other.write_bytes(path.read_bytes())
+            other.replace(path)
+        elif how == "removed":
+            path.unlink()
+        else:
+            os.truncate(path, 1000)
+        with pytest.raises(VideoError) as caught:
+            list(stream)
+        assert caught.value.code == "changed"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves one file, in parts if there are `ranges`, until `silent_after` requests."""
+
+    path_served: ClassVar[Path]
+    ranges: ClassVar[bool] = True
+    silent_after: ClassVar[float] = np.inf
+    requests: ClassVar[int] = 0
+    over: ClassVar[threading.Event]
+
+    def do_GET(self) -> None:
+        data = self.path_served.read_bytes()
+        kind = type(self)
+        kind.requests += 1
+        if kind.requests > self.silent_after:
+            self.over.wait(30)
+            return
+        wanted = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        first = int(wanted[1]) if wanted and self.ranges else 0
+        self.send_response(206 if wanted and self.ranges else 200)
+        if self.ranges:
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(data) - first))
+        self.end_headers()
+        self.wfile.write(data[first:])
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    monkeypatch.setenv("no_proxy", "*")
+    over = threading.Event()
+    servers = []
+
+    def serve(path: Path, **options: object) -> str:
+        handler = type("Served", (Handler,), {"path_served": path, "over": over, **options})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}/{path.suffix}"
+
+    yield serve
+    over.set()
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize(
+    "name", ["fragments.mp4", "29.97.mkv", "open GOP.ts", "gif.gif", "mpeg4.avi"]
+)
+def test_over_http(
+    make: Callable[[str], tuple[Kind, Path]], serve: Callable[..., str], name: str, ranges: bool
+) -> None:
+    _, path = make(name)
+    with open_video(path) as file, open_video(serve(path, ranges=ranges), deadline_s=5) as video:
+        assert video.info.duration_s == pytest.approx(file.info.duration_s, rel=0.02)
+        for times in ([5.5], [0.5, 2.5], [0.0, 0.1, 2.9]):
+            expected, batch = file.frames_at(times), video.frames_at(times)
+            np.testing.assert_array_equal(batch.pts_s, expected.pts_s)
+            np.testing.assert_array_equal(batch.pixels, expected.pixels)
+        np.testing.assert_array_equal(video.keyframes_s(), file.keyframes_s())
+
+
+def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.socket() as unused:  # bound, but not listening
+        unused.bind(("127.0.0.1", 0))
+        assert code_of(f"http://127.0.0.1:{unused.getsockname()[1]}/", 2) == "unreadable"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "rtsp", "tcp"])
+def test_a_server_that_accepts_and_never_answers(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        began = time.monotonic()
+        url = f"{scheme}://127.0.0.1:{server.getsockname()[1]}/clip.mp4"
+        assert code_of(url, DEADLINE_S) == "deadline"
+        assert time.monotonic() - began < 4 * DEADLINE_S
+
+
+@pytest.mark.parametrize("answers", range(2, 9))
+def test_a_server_that_falls_silent(
+    tmp_path: Path, serve: Callable[..., str], answers: int
+) -> None:
+    """Each request it leaves open is another moment: reading the index, opening again, seeking."""
+    kind = replace(BY_NAME["mjpeg.mov"], size=(320, 240))  # too large for one buffer
+    kind.make(kind, tmp_path / "clip.mov")
+    url = serve(tmp_path / "clip.mov", silent_after=answers)
+
+    def look_about() -> None:
+        with open_video(url, deadline_s=DEADLINE_S) as video:
+            for time_s in (5.5, 0.0, 4.0, 1.0, 3.0):
+                video.frames_at([time_s])
+                video.keyframes_s()
+
+    began = time.monotonic()
+    with pytest.raises(VideoError) as caught:
+        look_about()
+    assert caught.value.code == "deadline"
+    assert time.monotonic() - began < 4 * DEADLINE_S
