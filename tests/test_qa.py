@@ -151,11 +151,9 @@ def test_what_cannot_fit_says_what_would(qa: VideoQA, clip: Path) -> None:
     with pytest.raises(BudgetError, match=r"what would fit: \d+ frames at 5 tokens each") as error:
         qa.ask(clip, "What happens?", frames=400)
     fits = int(str(error.value).split("would fit: ")[1].split()[0])
-    qa._plan(qa.settings.replace(frames=fits), qa._compression(qa.settings), "What happens?")
+    assert f"{fits} frames x 5" in str(qa.plan("What happens?", frames=fits))
     with pytest.raises(BudgetError):
-        qa._plan(
-            qa.settings.replace(frames=fits + 1), qa._compression(qa.settings), "What happens?"
-        )
+        qa.plan("What happens?", frames=fits + 1)
 
 
 def test_a_rate_that_makes_too_many_frames_names_one_that_fits(qa: VideoQA, clip: Path) -> None:

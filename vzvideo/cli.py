@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -252,8 +252,10 @@ def chat(
     qa = _load(settings)
     with _progress() as progress:
         talk = qa.chat(video, progress=progress)
-    interactive = sys.stdin.isatty()
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if interactive:
+        with suppress(ImportError):
+            import readline  # noqa: F401  # gives `input` its editing and history
         _say("Ask away; an empty line or Ctrl-D ends.")
     status = 0
     while question := _next_line(interactive):
@@ -418,13 +420,13 @@ def _gaps(encoded: Encoded) -> str:
 
 
 def _next_line(interactive: bool) -> str:
+    """The next question, or an empty text where there is no more."""
     if interactive:
-        sys.stderr.write("> ")
-        sys.stderr.flush()
-    while line := sys.stdin.readline():
-        if line.strip() or interactive:
-            return line.strip()
-    return ""
+        try:
+            return input("> ").strip()
+        except EOFError:
+            return ""
+    return next((line.strip() for line in sys.stdin if line.strip()), "")
 
 
 @contextmanager

@@ -113,7 +113,7 @@ class VideoQA:
         self,
         source: Source,
         *,
-        question: str | None = None,
+        question: str = "?",
         progress: Progress | None = None,
         **changes: Any,
     ) -> Encoded:
@@ -197,15 +197,23 @@ class VideoQA:
             )
         return ZipSettings(dominant, contextual, settings.merge)
 
+    def plan(self, question: str = "?", **changes: Any) -> visionzip.Budget:
+        """How the model's window would be shared between video, `question` and answer.
+
+        `print(qa.plan(frames=64))` says it in one line; BudgetError says what would fit instead.
+        """
+        settings = self.settings.replace(**changes)
+        return self._plan(settings, self._compression(settings), question)
+
     def _plan(
-        self, settings: config.Settings, compression: ZipSettings, question: str | None
+        self, settings: config.Settings, compression: ZipSettings, question: str
     ) -> visionzip.Budget:
         if settings.frames is not None:
             sampling.check_frames(settings.frames)
         self.encoder.check(compression)
         return visionzip.plan(
             self.language.window,
-            text=self.language.text_tokens(question or "?"),
+            text=self.language.text_tokens(question),
             answer=min(settings.max_new_tokens, max(_SHORTEST_ANSWER, self.language.window // 4)),
             frames=settings.frames,
             tokens_per_frame=compression.tokens_per_frame(self.encoder.tokens),
