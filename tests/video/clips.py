@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import av.error
 import numpy as np
 from av.stream import Disposition
 from numpy.typing import NDArray
@@ -253,6 +252,16 @@ KINDS = [
     Kind("mpeg4", ".avi", "mpeg4", options={"g": "12", "bf": "2"}, decord="seeking in avi"),
     Kind("h264", ".avi", options=_x264(12, 3), stamps=False, decord="seeking in avi"),
     Kind("mpeg2", ".mpg", "mpeg2video", fps=25, options={"g": "12", "bf": "2"}, decord="in mpeg "),
+    Kind(
+        "mpeg2",
+        ".ts",
+        "mpeg2video",
+        size=(320, 240),
+        fps=25,
+        frames=200,
+        options={"g": "12", "bf": "2"},
+        decord="mpegts",
+    ),
     Kind("mjpeg", ".mov", "mjpeg", pix_fmt="yuvj420p"),
     Kind("gif", ".gif", "gif", pix_fmt="gray", decord="gif"),
     Kind("late", ".mp4", make=write_late, options=_x264(12, 3), decord="begin with 0"),

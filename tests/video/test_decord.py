@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def video(path: Path) -> Iterator[Video]:
-    with open_video(path, decoder="decord", deadline_s=5) as video:
+    with open_video(path, decoder="decord", deadline_s=20) as video:
         yield video
 
 
@@ -50,14 +50,14 @@ def test_closing_ends_the_child(video: Video) -> None:
 
 
 def test_a_child_that_hangs_is_ended(path: Path) -> None:
-    with open_video(path, decoder="decord", deadline_s=1.5) as video:
+    with open_video(path, decoder="decord", deadline_s=3) as video:
         process = child()
         process.suspend()
         began = time.monotonic()
         with pytest.raises(VideoError, match="no answer from decord") as caught:
             video.frames_at([0])
         assert caught.value.code == "deadline"
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
         assert not process.is_running()
 
 

@@ -246,6 +246,17 @@ def test_a_file_that_changes_while_it_is_read(
         assert caught.value.code == "changed"
 
 
+def test_a_pause_is_no_silence(make: Callable[[str], tuple[Kind, Path]]) -> None:
+    """The deadline is the source's: a caller may take as long as it likes between two frames."""
+    kind, path = make("mpeg2.ts")
+    with open_video(path, deadline_s=DEADLINE_S) as video:
+        for time_s in (0.0, 5.0, 2.0):
+            (frame,) = video.frames_at([time_s]).pixels
+            assert number_in(frame) == round(time_s * kind.fps)
+            time.sleep(1.2 * DEADLINE_S)
+        assert video._seekable  # type: ignore[attr-defined]
+
+
 class Handler(BaseHTTPRequestHandler):
     """Serves one file, in parts if there are `ranges`, until `silent_after` requests."""
 
@@ -331,17 +342,19 @@ def test_a_server_that_accepts_and_never_answers(
         began = time.monotonic()
         url = f"{scheme}://127.0.0.1:{server.getsockname()[1]}/clip.mp4"
         assert code_of(url, DEADLINE_S) == "deadline"
-        assert time.monotonic() - began < 4 * DEADLINE_S
+        assert time.monotonic() - began < 10 * DEADLINE_S
 
 
-@pytest.mark.parametrize("answers", range(2, 9))
+@pytest.mark.parametrize("answers", [2, 4, 6])
+@pytest.mark.parametrize("suffix", [".mov", ".mkv"])
 def test_a_server_that_falls_silent(
-    tmp_path: Path, serve: Callable[..., str], answers: int
+    tmp_path: Path, serve: Callable[..., str], suffix: str, answers: int
 ) -> None:
     """Each request it leaves open is another moment: reading the index, opening again, seeking."""
     kind = replace(BY_NAME["mjpeg.mov"], size=(320, 240))  # too large for one buffer
-    kind.make(kind, tmp_path / "clip.mov")
-    url = serve(tmp_path / "clip.mov", silent_after=answers)
+    path = tmp_path / f"clip{suffix}"
+    kind.make(kind, path)
+    url = serve(path, silent_after=answers)
 
     def look_about() -> None:
         with open_video(url, deadline_s=DEADLINE_S) as video:
@@ -353,4 +366,4 @@ def test_a_server_that_falls_silent(
     with pytest.raises(VideoError) as caught:
         look_about()
     assert caught.value.code == "deadline"
-    assert time.monotonic() - began < 4 * DEADLINE_S
+    assert time.monotonic() - began < 10 * DEADLINE_S

@@ -121,15 +121,11 @@ class DecordVideo(Video):
             child.stdin.flush()
             answer = pickle.load(child.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
-            timer.cancel()
             self.close()
+            reason, code = f"decord died ({child.returncode}); use the default decoder", "decoder"
             if self._late:
-                reason = f"no answer from decord within {self._deadline_s:g} s"
-                raise VideoError(f"{self.source}: {reason}", code="deadline") from None
-            raise VideoError(
-                f"{self.source}: decord died ({child.returncode}); use the default decoder",
-                code="decoder",
-            ) from None
+                reason, code = f"no answer from decord within {self._deadline_s:g} s", "deadline"
+            raise VideoError(f"{self.source}: {reason}", code=code) from None
         finally:
             timer.cancel()
         if isinstance(answer, str):

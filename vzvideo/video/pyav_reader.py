@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -289,6 +289,7 @@ class PyAVVideo(Video):
         A seek may end behind its target, for files are searched by decoding times; then it is
         tried from further back, and last of all from the beginning, which always works.
         """
+        self._frames = iter(())  # closes what reads
         readable = False
         wanted_s, back_s = target_s, 0.0
         while self._seekable and wanted_s > self._start_s:
@@ -379,25 +380,27 @@ class PyAVVideo(Video):
     def _packets(self, container: InputContainer | None, stream: VideoStream) -> Iterator[Any]:
         """Packets in file order, None for each that could not be read."""
         assert container is not None
-        packets = container.demux(stream)
         damaged = 0
         while damaged < _DAMAGE_LIMIT:
-            try:
-                with self._reading():
-                    packet = next(packets, None)
-            except VideoError as error:
-                if error.code == "deadline":
-                    raise
-                damaged += 1
-                packets = container.demux(stream)
-                yield None
-                continue
-            except IndexError:  # at the end, PyAV stumbles over streams that turned up on the way
-                return
-            if packet is None:
-                return
-            damaged = 0
-            yield packet
+            # Until its generator is closed, PyAV's clock runs on from the last read, and a seek
+            # after a pause of the caller's would be found too late.
+            packets: Any = container.demux(stream)
+            with closing(packets):
+                try:
+                    while True:
+                        with self._reading():
+                            packet = next(packets, None)
+                        if packet is None:
+                            return
+                        damaged = 0
+                        yield packet
+                except VideoError as error:
+                    if error.code == "deadline":
+                        raise
+                    damaged += 1
+                    yield None
+                except IndexError:  # PyAV stumbles at the end over streams that turned up late
+                    return
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

@@ -29,10 +29,11 @@ SAME_S = 1e-6  # a time this close before a frame means that frame: floats carry
 class VideoInfo:
     """What a video says of itself.
 
-    duration_s: from the first frame to the end of the last. start_s: the first frame's timestamp in
-    the file, which `pts_s` of a FrameBatch is counted from. width, height: as shown, rotation
-    applied. rotation: degrees, counter-clockwise, that the picture is turned before it is shown.
-    average_fps: frames / duration. variable_rate: whether frames are unevenly spaced.
+    duration_s: from the first frame to the end of the last, as a file's packets tell and a URL's
+    header. start_s: the first frame's timestamp in the file, which `pts_s` of a FrameBatch is
+    counted from. width, height: as shown, rotation applied. rotation: degrees, counter-clockwise,
+    that the picture is turned before it is shown. average_fps: frames / duration. variable_rate:
+    whether frames are unevenly spaced.
     """
 
     duration_s: float
@@ -86,7 +87,7 @@ class Video(abc.ABC):
 
     @abc.abstractmethod
     def keyframes_s(self) -> NDArray[np.float64]:
-        """Times of the keyframes, ascending, without decoding any."""
+        """Times of the keyframes, ascending. Reads the file through, but decodes nothing."""
 
     @abc.abstractmethod
     def differences(
