@@ -75,7 +75,7 @@ class Preprocess:
             "do_resize": True,
             "size": size,
             "resample": 3,
-            "do_center_crop": not self.squash,
+            "do_center_crop": True,
             "crop_size": {"height": self.crop, "width": self.crop},
             "do_rescale": True,
             "rescale_factor": 1 / 255,
