@@ -206,6 +206,16 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     assert harmless <= 8
 
 
+def test_numbers_read_as_another_kind_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "clip.safetensors"
+    tokens().save(path)
+    whole = path.read_bytes()
+    for old, new in ((b'"F32"', b'"I32"'), (b'"frame"', b'"patch"'), (b"[5,8]", b"[5,4]")):
+        assert whole.count(old) == 1
+        path.write_bytes(whole.replace(old, new))
+        assert_refused(path)
+
+
 def test_every_truncation_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "clip.safetensors"
     tokens(width=2).save(path)
@@ -265,6 +275,7 @@ def test_a_token_file_is_known_by_its_content_or_its_name(tmp_path: Path) -> Non
     tokens().save(tmp_path / "renamed.mp4")
     (tmp_path / "damaged.safetensors").write_bytes(b"")
     (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "begun.mp4").write_bytes(bytes(100))  # room made for a download
     (tmp_path / "text.mp4").write_text("{}" * 20)
     known = {p.name for p in tmp_path.iterdir() if store.is_token_file(p)}
     assert known == {"clip.safetensors", "renamed.mp4", "damaged.safetensors"}

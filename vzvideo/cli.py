@@ -42,12 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         status = app([a for a in arguments if a != "--debug"], standalone_mode=False)
     except KeyboardInterrupt:
-        _say("vzvideo: interrupted")
         status = 130
-    except BrokenPipeError:
-        # The reader (`head`, say) has gone; Python would complain again when it flushes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
     except VzVideoError as error:
         if debug:
             raise
@@ -60,6 +55,8 @@ def main(argv: list[str] | None = None) -> None:
                 raise
             _say(f"vzvideo: {_unexpected(error)}")
             status = 1
+    if status == 130:
+        _say("vzvideo: interrupted")
     sys.exit(status)
 
 
@@ -67,7 +64,6 @@ def _usage(error: Exception) -> int | None:
     """Prints what typer has to say of a wrong command line; None where the error is another."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "Abort" in kinds:
-        _say("vzvideo: interrupted")
         return 130
     if "ClickException" in kinds:
         error.show()  # type: ignore[attr-defined]
@@ -109,9 +105,9 @@ _SHARED: dict[str, tuple[Any, Any]] = {
         Annotated[str | None, typer.Option(help="Name, hub id, folder, or auto.")],
         None,
     ),
-    "frames": (Annotated[int | None, typer.Option(help="How many frames to look at.")], None),
+    "frames": (Annotated[int | None, typer.Option(help="How many frames to look at (8).")], None),
     "tokens_per_frame": (
-        Annotated[int | None, typer.Option(help="Visual tokens kept of each frame.")],
+        Annotated[int | None, typer.Option(help="Visual tokens kept of each frame (17).")],
         None,
     ),
     "dominant": (
@@ -143,7 +139,10 @@ _SHARED: dict[str, tuple[Any, Any]] = {
     ),
 }
 _ANSWERING: dict[str, tuple[Any, Any]] = {
-    "max_new_tokens": (Annotated[int | None, typer.Option(help="Longest answer.")], None),
+    "max_new_tokens": (
+        Annotated[int | None, typer.Option(help="Longest answer, in tokens (128).")],
+        None,
+    ),
     "temperature": (Annotated[float | None, typer.Option(help="0 is repeatable.")], None),
 }
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
@@ -211,7 +210,7 @@ def _root(
 @_with_settings(**_ANSWERING)
 def ask(
     video: Annotated[str, typer.Argument(help="File, URL, or what `encode` wrote.")],
-    questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="One or more.")],
+    questions: Annotated[list[str], typer.Argument(metavar="QUESTION", help="One or more.")],
     settings: Any,
     as_json: Json = False,
 ) -> None:

