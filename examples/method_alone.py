@@ -12,7 +12,11 @@ from vzvideo import visionzip
 
 tower = CLIPVisionModel(
     CLIPVisionConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        patch_size=14,
     )
 ).eval()
 heads, head_dim = 4, 16

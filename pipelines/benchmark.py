@@ -126,11 +126,15 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Numbers:
 
 
 def peak(run: Callable[[], Any]) -> int:
-    """Bytes by which `run` raises the memory in use, at its height: the GPU's where it is used."""
+    """Bytes by which `run` raises the memory in use, at its height: the GPU's where it is used.
+
+    For a process of its own: on the CPU, what is allocated afterwards is slower for it.
+    """
     if torch.cuda.is_available() and (before := torch.cuda.memory_allocated()):
         torch.cuda.reset_peak_memory_stats()
         run()
         return int(torch.cuda.max_memory_allocated() - before)
+    return_freed_memory()
     before = highest_resident(reset=True)
     run()
     return highest_resident() - before
@@ -237,7 +241,9 @@ def measure_encoder(args: Namespace) -> Numbers:
             name: {"time_s": spread(taken[name])}
             | {"peak_bytes": spread([grown[batch] for grown in memory[name]])}
             for name in ways
-        } | {f"{name}_to_plain": ratio(taken[name], taken["plain"]) for name in ways}
+        } | {
+            f"{name}_to_plain": ratio(taken[name], taken["plain"]) for name in ("vzvideo", "eager")
+        }
     found["N x N tensors"] = {}
     for name in ways:
         with Squares(encoder.tokens) as squares:
@@ -273,7 +279,6 @@ def _encoder_memory(args: Namespace, name: str, batches: list[int]) -> dict[int,
     encoder = load(args)[0]
     run, inputs = ways_to_features(encoder)[name], prepared_noise(encoder, max(batches))
     run(inputs[:1])
-    return_freed_memory()
     return {batch: peak(partial(run, inputs[:batch])) for batch in batches}
 
 
@@ -337,7 +342,6 @@ def _prefill_memory(args: Namespace, case: ZipSettings) -> dict[str, int]:
     frames = noise(encoder, 8)
     first_token(encoder, language, frames, case)
     tokens = encoder.encode(frames, case)
-    return_freed_memory()
     return {
         "weights": sum(w.numel() * w.element_size() for w in language.model.parameters()),
         "prefill": peak(partial(language.read, tokens)),
@@ -390,7 +394,8 @@ def make_clip(args: Namespace) -> tuple[Path, int, tuple[int, int]]:
     if clip.exists():
         return clip, seconds, scaled(width, height, 448)
     args.scratch.mkdir(parents=True, exist_ok=True)
-    options = {"preset": "ultrafast", "bf": "2", "sc_threshold": "0", "g": str(KEYFRAME_EVERY)}
+    options = {"preset": "ultrafast", "bf": "2", "sc_threshold": "0", "crf": "28"}
+    options["g"] = options["keyint_min"] = str(KEYFRAME_EVERY)
     with av.open(str(clip.with_suffix(".part")), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

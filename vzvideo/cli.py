@@ -186,8 +186,6 @@ def _settings(said: dict[str, Any]) -> Settings:
         said["compress"] = False
     if said.pop("no_cache"):
         said["cache"] = False
-    if said["fps"] is not None and said["sampling"] is None:
-        said["sampling"] = "fps"
     return config.load(said.pop("config"), **said, start_s=start_s, end_s=end_s)
 
 
@@ -283,7 +281,7 @@ def encode(
     target = out or Path(Path(video.split("?")[0]).stem + ".vz.safetensors")
     if not target.parent.is_dir():
         raise SettingsError(f"{target}: there is no folder {target.parent}")
-    if target.exists() and not store.is_token_file(target):
+    if target.exists() and not store.holds_tokens(target):
         raise SettingsError(f"{target}: is there, and no file of visual tokens; give another name")
     _check(video)
     qa = _load(settings)
@@ -354,18 +352,9 @@ def _check(video: str) -> None:
 
 def _load(settings: Settings) -> VideoQA:
     from vzvideo import qa
-    from vzvideo.models import catalog, loader, weights
 
-    name = settings.model
-    if name == "auto":
-        name, reason = loader.choose_auto()
-        _say(f"model: {name} ({reason})")
-    card = catalog.find(name)
-    if weights.locate(card) is None:
-        _say(f"{name} is not here yet: fetching {card.size_mb or '?'} MB, once")
-        with _progress() as progress:
-            weights.pull(card, progress=progress)
-    return qa.load(name, settings=settings)
+    with _progress() as progress:
+        return qa.load(settings=settings, progress=progress, say=_say)
 
 
 def _relay(asking: Asking, as_json: bool) -> None:

@@ -27,7 +27,7 @@ class Settings:
     compress: False hands over every token of a frame.
     merge: how contextual tokens are made, "reference" or "mean".
     sampling: "uniform", "fps", "keyframes" or "scenes".
-    fps: frames a second for sampling "fps".
+    fps: frames a second for sampling "fps", which setting it implies.
     start_s, end_s: the part of the video to look at, in seconds; None for its ends.
     max_new_tokens: the answer's longest length in tokens.
     temperature: 0 answers the same each time.
@@ -79,6 +79,11 @@ class Settings:
         """A copy with `changes`; an unknown name or a wrong kind of value is a SettingsError."""
         for name, value in changes.items():
             changes[name] = _checked(name, value)
+        # What is said last wins, also over what was said earlier of the same thing.
+        if "tokens_per_frame" in changes:
+            changes = {"dominant": None, "contextual": None} | changes
+        if "fps" in changes:
+            changes = {"sampling": "fps"} | changes
         return dataclasses.replace(self, **changes)
 
 

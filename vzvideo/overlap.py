@@ -47,7 +47,7 @@ class Ahead(Generic[T]):
         return False
 
     def __iter__(self) -> Iterator[T]:
-        while True:
+        while not self._stop.is_set():
             kind, value = self._queue.get()
             if kind == "end":
                 return

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
+import vzvideo
 from vzvideo import config, visionzip
 from vzvideo.errors import ModelError, SettingsError
 from vzvideo.models import catalog, weights
 from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings, join
-from vzvideo.models.video_llava import Prefix, VideoLlava
+from vzvideo.models.video_llava import SHORTEST_ANSWER, Prefix, VideoLlava
 from vzvideo.overlap import Ahead, timed
 from vzvideo.store import TokenCache, is_token_file
 from vzvideo.types import Answer, VisualTokens
@@ -31,31 +32,45 @@ from vzvideo.video.reader import check_file, no_frames
 Progress = Callable[[str, int, int], None]  # stage, done, total
 Source = str | Path | VisualTokens
 
-# The answer needs room beside the question; a plan leaves at least this much for it.
-_SHORTEST_ANSWER = 16
+# Settings that say how a video becomes tokens: too late where it has become tokens already.
+_ENCODING = {
+    *("frames", "tokens_per_frame", "dominant", "contextual", "compress", "merge", "sampling"),
+    *("fps", "start_s", "end_s", "decoder"),
+}
 
 
 def load(
-    model: str = "auto",
+    model: str | None = None,
     *,
     settings: config.Settings | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
     **changes: Any,
 ) -> VideoQA:
     """Loads a model, fetching it first where it is not here yet.
 
     Args:
-        model: a name of the catalogue, "auto", a hub id or a checkpoint folder.
+        model: a name of the catalogue, "auto", a hub id or a checkpoint folder; None for the one
+            that `settings` name.
         settings: what `encode` and `ask` use unless told otherwise.
         progress: called with (stage, done, total) while weights are fetched.
+        say: called with a line where something is chosen or fetched for the user.
         changes: single settings by name (`device="cpu"`, `cache=False`); see `config.Settings`.
     """
-    settings = (settings or config.Settings()).replace(model=model, **changes)
+    if model is not None:
+        changes["model"] = model
+    settings = (settings or config.Settings()).replace(**changes)
     from vzvideo.models import loader
 
-    name = loader.choose_auto()[0] if model == "auto" else model
+    name, say = settings.model, say or _unheard
+    if name == "auto":
+        name, reason = loader.choose_auto(settings.device)
+        say(f"model: {name} ({reason})")
     card = catalog.find(name)
-    folder = weights.locate(card) or weights.pull(card, progress=progress)
+    folder = weights.locate(card)
+    if folder is None:
+        say(f"{name} is not here yet: fetching {card.size_mb or '?'} MB, once")
+        folder = weights.pull(card, progress=progress)
     encoder, language = loader.load(
         folder, device=settings.device, dtype=settings.dtype, quantize=settings.quantize
     )
@@ -71,6 +86,12 @@ class Encoded:
     cached: bool
     asked: int
     lost: int
+
+
+def _kept(tokens: VisualTokens) -> Encoded:
+    """Tokens that were there already, with what was noted of their making."""
+    asked, lost = (tokens.settings.get(name, 0) for name in ("asked", "lost"))
+    return Encoded(tokens, {"decode": 0.0, "encode": 0.0}, True, asked or tokens.frames, lost)
 
 
 class VideoQA:
@@ -90,7 +111,7 @@ class VideoQA:
         self.settings = settings
         self.tower = tower
         self._frames = card.frames
-        self._read: tuple[VisualTokens, Prefix, float] | None = None
+        self._read: tuple[VisualTokens, Prefix] | None = None
         limit = int(settings.cache_gib * (1 << 30))
         self._cache = TokenCache(weights.cache_root() / "tokens", limit) if settings.cache else None
 
@@ -124,17 +145,24 @@ class VideoQA:
         ):
             tokens = source if isinstance(source, VisualTokens) else VisualTokens.load(source)
             self._check_tower(tokens)
-            return Encoded(tokens, {"decode": 0.0, "encode": 0.0}, True, tokens.frames, 0)
+            if late := _ENCODING & changes.keys():
+                raise SettingsError(
+                    f"{', '.join(sorted(late))}: these tokens are encoded already; give the video "
+                    "itself to encode it otherwise"
+                )
+            return _kept(tokens)
         name = os.fspath(source)
         compression = self._compression(settings)
         budget = self._plan(settings, compression, question)
         about = {
+            "vzvideo": vzvideo.__version__,
             "model": self.name,
             "tower": self.tower,
             "dtype": str(self.encoder.dtype).removeprefix("torch."),
             **asdict(compression),
             "sampling": settings.sampling,
-            "frames": budget.frames,
+            # With a rate they follow from the clip, and the budget is only a limit.
+            "frames": None if settings.sampling == "fps" else budget.frames,
             "fps": settings.fps if settings.sampling == "fps" else None,
             "start_s": settings.start_s,
             "end_s": settings.end_s,
@@ -146,11 +174,12 @@ class VideoQA:
             check_file(Path(name))
             key = TokenCache.key(Path(name), about) if self._cache else None
         if self._cache and key and (kept := self._cache.get(key)):
-            kept = replace(kept, source=name)
-            return Encoded(kept, {"decode": 0.0, "encode": 0.0}, True, kept.frames, 0)
+            return _kept(replace(kept, source=name))
         encoded = self._encode(name, settings, compression, budget.frames, progress or _silent)
-        encoded.tokens.settings.update(about)
-        if self._cache and key:
+        noted = about | {"asked": encoded.asked, "lost": encoded.lost}
+        encoded = replace(encoded, tokens=replace(encoded.tokens, settings=noted))
+        # A file replaced since the key was taken would be kept under the old one's.
+        if self._cache and key and key == TokenCache.key(Path(name), about):
             self._cache.put(key, encoded.tokens)
         return encoded
 
@@ -163,10 +192,10 @@ class VideoQA:
         progress: Progress,
     ) -> Encoded:
         clock = {"decode": 0.0, "encode": 0.0}
-        asked = lost = decoded = 0
+        asked = lost = 0
         parts: list[VisualTokens] = []
         begun = time.perf_counter()
-        size = 2 * self.encoder.preprocess.size  # the tower's own resize does the rest, exactly
+        size = 2 * self.encoder.preprocess.size  # twice what the tower sees; its own resize follows
         with open_video(
             source, decoder=settings.decoder, size=size, deadline_s=settings.deadline_s
         ) as video:
@@ -176,10 +205,10 @@ class VideoQA:
             with closing(Ahead(batches)) as ahead:
                 for batch in ahead:
                     asked, lost = asked + batch.asked, lost + batch.lost
-                    decoded += len(batch)
                     progress("decode", asked, len(times))
                     begun = time.perf_counter()
                     parts.append(self.encoder.encode(batch, compression))
+                    _settle(self.encoder.device)
                     clock["encode"] += time.perf_counter() - begun
                     progress("encode", asked, len(times))
         if not parts:
@@ -214,7 +243,7 @@ class VideoQA:
         return visionzip.plan(
             self.language.window,
             text=self.language.text_tokens(question),
-            answer=min(settings.max_new_tokens, max(_SHORTEST_ANSWER, self.language.window // 4)),
+            answer=min(settings.max_new_tokens, max(SHORTEST_ANSWER, self.language.window // 4)),
             frames=settings.frames,
             tokens_per_frame=compression.tokens_per_frame(self.encoder.tokens),
             # With a rate the video decides, up to what fits.
@@ -237,7 +266,7 @@ class VideoQA:
         self, source: Source, question: str, *, progress: Progress | None = None, **changes: Any
     ) -> Answer:
         """The answer to one question about a video, a token file or tokens."""
-        return self._collect(self.start(source, question, progress=progress, **changes))
+        return self.start(source, question, progress=progress, **changes).finish()
 
     def start(
         self, source: Source, question: str, *, progress: Progress | None = None, **changes: Any
@@ -301,13 +330,17 @@ class VideoQA:
         """
         if self._read is not None and self._read[0] is tokens:
             return self._read[1], 0.0
+        self._read = None  # the last video's cache goes before the next one's comes
+        prefix, seconds = self.read_anew(tokens)
+        self._read = (tokens, prefix)
+        return prefix, seconds
+
+    def read_anew(self, tokens: VisualTokens) -> tuple[Prefix, float]:
+        """As `read`, for a reader who will write into what is known."""
         begun = time.perf_counter()
         prefix = self.language.read(tokens)
-        if prefix.ids.is_cuda:
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - begun
-        self._read = (tokens, prefix, seconds)
-        return prefix, seconds
+        _settle(self.language.device)
+        return prefix, time.perf_counter() - begun
 
     def answer(
         self, encoded: Encoded, question: str, text: str, seconds: dict[str, float]
@@ -325,11 +358,6 @@ class VideoQA:
             seconds={stage: round(s, 4) for stage, s in seconds.items()},
             cached=encoded.cached,
         )
-
-    def _collect(self, asking: Asking) -> Answer:
-        for _ in asking:
-            pass
-        return asking.result
 
 
 class Asking:
@@ -350,25 +378,37 @@ class Asking:
         self._qa, self._prefix, self._question = qa, prefix, question
         self._settings, self._seconds, self._remember = settings, seconds, remember
         self._result: Answer | None = None
+        self._begun = False
 
     def __iter__(self) -> Iterator[str]:
+        if self._begun:
+            raise RuntimeError("an answer is generated once; start another for another")
+        self._begun = True
         begun = time.perf_counter()
         said: list[str] = []
-        for piece in self._qa.language.stream(
+        stream: Any = self._qa.language.stream(
             self._prefix,
             self._question,
             remember=self._remember,
             max_new_tokens=self._settings.max_new_tokens,
             temperature=self._settings.temperature,
-        ):
-            # No model means its leading blank, and nobody wants to read it.
-            piece = piece if said else piece.lstrip()
-            if piece:
-                said.append(piece)
-                yield piece
+        )
+        with closing(stream):
+            for piece in stream:
+                # No model means its leading blank, and nobody wants to read it.
+                piece = piece if said else piece.lstrip()
+                if piece:
+                    said.append(piece)
+                    yield piece
         self._seconds["generate"] = time.perf_counter() - begun
         text = "".join(said).strip()
         self._result = self._qa.answer(self.encoded, self._question, text, self._seconds)
+
+    def finish(self) -> Answer:
+        """Generates the whole answer and returns it."""
+        for _ in self:
+            pass
+        return self.result
 
     @property
     def result(self) -> Answer:
@@ -384,22 +424,22 @@ class Chat:
     def __init__(self, qa: VideoQA, encoded: Encoded, settings: config.Settings) -> None:
         self.encoded = encoded
         self._qa, self._settings = qa, settings
-        begun = time.perf_counter()
-        self._prefix = qa.language.read(encoded.tokens)
-        self._unpaid = encoded.seconds | {"prefill": time.perf_counter() - begun}
+        self._prefix, prefill_s = qa.read_anew(encoded.tokens)
+        self._unpaid = encoded.seconds | {"prefill": prefill_s}
 
     def ask(self, question: str) -> Answer:
         """The next answer; it knows what was said before."""
-        return self._qa._collect(self.start(question))
+        return self.start(question).finish()
 
     def start(self, question: str) -> Asking:
         """As `ask`, with the text as it is generated."""
+        question = _checked(question)
         seconds, self._unpaid = self._unpaid, dict.fromkeys(self._unpaid, 0.0)
         return Asking(
             self._qa,
             self.encoded,
             self._prefix,
-            _checked(question),
+            question,
             self._settings,
             dict(seconds),
             remember=True,
@@ -414,10 +454,12 @@ def sample(video: Video, settings: config.Settings, frames: int) -> sampling.Tim
             times = sampling.fps(start_s, end_s, settings.fps)
             if len(times) > frames:
                 rate = frames / (end_s - start_s)
+                digit = 10.0 ** (np.floor(np.log10(rate)) - 2)  # rounded down to three digits
+                why = "fit the model's window" if settings.frames is None else "are allowed"
                 raise SettingsError(
                     f"fps: {settings.fps:g} a second over {end_s - start_s:.1f} s makes "
-                    f"{len(times)} frames, {frames} fit the model's window: choose at most "
-                    f"--fps {np.floor(rate * 1000) / 1000:g}, or fewer tokens a frame"
+                    f"{len(times)} frames, {frames} {why}: choose at most --fps "
+                    f"{np.floor(rate / digit) * digit:g}, or a shorter part of the video"
                 )
             return times
         case "keyframes":
@@ -436,5 +478,15 @@ def _checked(question: str) -> str:
     return question
 
 
+def _settle(device: torch.device) -> None:
+    """Waits for what an accelerator still has to do, so that its time counts where it belongs."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def _silent(_stage: str, _done: int, _total: int) -> None:
+    pass
+
+
+def _unheard(_line: str) -> None:
     pass

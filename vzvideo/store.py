@@ -106,6 +106,15 @@ def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def holds_tokens(path: Path) -> bool:
+    """Whether a file was written by `save`, as far as its header says."""
+    try:
+        with path.open("rb") as file:
+            return "vzvideo" in _metadata(file)
+    except (OSError, ValueError):
+        return False
+
+
 def is_token_file(path: Path) -> bool:
     """Whether a file begins as safetensors do: a video never does."""
     try:

@@ -44,6 +44,8 @@ class ModelCard:
     wheels: tuple[Wheel, ...] = ()
 
 
+MINI_RECIPE = "1"  # count it up where the same parts are put together in another way
+
 CATALOG = {
     card.name: card
     for card in (

@@ -5,33 +5,33 @@ that suit them.
 from __future__ import annotations
 
 import importlib.util
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
-from transformers.utils import logging as transformers_logging
 
 from vzvideo.errors import ModelError
 from vzvideo.models import weights
 from vzvideo.models.catalog import CATALOG
 from vzvideo.models.encoder import Encoder
 from vzvideo.models.preprocess import Preprocess
+from vzvideo.models.quiet import quiet
 from vzvideo.models.video_llava import VideoLlava
 
 GPU_BYTES = 15 << 30  # a card sold as 16 GB reports a little less
 _SMALL_BYTES = 4 << 30
+# What quantising leaves alone, as patterns that are matched from a module's full name's beginning:
+# the tower is small, and what it keeps decides everything after it.
+WHOLE = (r".*video_tower", r".*image_tower", r".*multi_modal_projector", "lm_head")
 
 
-def choose_auto() -> tuple[str, str]:
-    """The model that suits this machine, and why: (name, reason)."""
-    if not torch.cuda.is_available():
-        return "mini", "no CUDA GPU here"
-    if torch.cuda.get_device_properties(0).total_memory < GPU_BYTES:
+def choose_auto(device: str = "auto") -> tuple[str, str]:
+    """The model that suits this machine and `device`, and why: (name, reason)."""
+    place = _device(device)
+    if place.type != "cuda":
+        return "mini", "no CUDA GPU here" if device == "auto" else f"on {device}"
+    if torch.cuda.get_device_properties(place).total_memory < GPU_BYTES:
         return "mini", "the GPU has less than 16 GB"
     if weights.locate(CATALOG["video-llava-7b"]) is None:
         return "mini", "video-llava-7b is not here; `vzvideo pull video-llava-7b` gets it"
@@ -52,7 +52,7 @@ def load(
     place = _device(device)
     options: dict[str, Any] = {"dtype": _dtype(dtype, place, folder)}
     if quantize:
-        options["quantization_config"] = _quantization(quantize, place)
+        options["quantization_config"] = _quantization(quantize, place, options["dtype"])
         options["device_map"] = {"": place}
     layer = config.get("vision_feature_layer", -2)
     if not isinstance(layer, int):
@@ -114,7 +114,7 @@ def _dtype(name: str, device: torch.device, folder: Path) -> torch.dtype:
     return torch.float32 if size < _SMALL_BYTES else torch.bfloat16
 
 
-def _quantization(bits: str, device: torch.device) -> Any:
+def _quantization(bits: str, device: torch.device, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if importlib.util.find_spec("bitsandbytes") is None or device.type != "cuda":
@@ -123,27 +123,9 @@ def _quantization(bits: str, device: torch.device) -> Any:
             "(`pip install 'vzvideo[quantize]'`)",
             code="quantize",
         )
-    # The tower stays whole: it is small, and what it keeps decides everything after it.
     return BitsAndBytesConfig(
         load_in_4bit=bits == "4bit",
         load_in_8bit=bits == "8bit",
-        bnb_4bit_compute_dtype=torch.float16,
-        llm_int8_skip_modules=["video_tower", "image_tower", "multi_modal_projector", "lm_head"],
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(WHOLE),
     )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silences transformers' progress bars and warnings; what matters is checked afterwards."""
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -28,8 +28,8 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
-from vzvideo.models.loader import quiet
 from vzvideo.models.preprocess import Preprocess
+from vzvideo.models.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx

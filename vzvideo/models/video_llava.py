@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -40,6 +40,8 @@ VICUNA_TEMPLATE = (
     "{% if message['role'] == 'user' %} {% else %}</s>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
+SHORTEST_ANSWER = 16  # tokens; with less room left, a question is refused instead of cut short
+_COPIED = 8192  # tokens of video that a batch of questions may hold in copies
 _MARK = "\u241e"  # stands for an answer while a conversation's text is laid out
 
 
@@ -48,12 +50,13 @@ class Prefix:
     """What the model has read so far: a video, and the conversation about it if there is one.
 
     ids: (1, S) on the model's device. cache: keys and values of the first tokens of `ids`.
-    asked: questions it holds already.
+    asked: questions it holds already. busy: an answer is being generated from it.
     """
 
     ids: Tensor
     cache: DynamicCache
     asked: int = 0
+    busy: bool = False
 
     @property
     def length(self) -> int:
@@ -61,9 +64,25 @@ class Prefix:
 
     def crop(self, length: int) -> None:
         """Forgets what the cache holds behind its first `length` tokens."""
-        surplus = self.cache.get_seq_length() - length
-        if surplus > 0:
-            self.cache.crop(-surplus)
+        layer: Any
+        for layer in self.cache.layers:
+            # Each by itself: a forward that failed half way has left them of different lengths.
+            layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Refuses a second use while one goes on: both would write into the same cache."""
+        if self.busy:
+            raise ModelError(
+                "an earlier answer from the same video is still being generated: finish or close "
+                "it first, or use a chat for each",
+                code="busy",
+            )
+        self.busy = True
+        try:
+            yield
+        finally:
+            self.busy = False
 
 
 class VideoLlava:
@@ -83,6 +102,8 @@ class VideoLlava:
         ends = model.generation_config.eos_token_id
         ends = tokenizer.eos_token_id if ends is None else ends
         self.ends = set(ends if isinstance(ends, list) else [ends])
+        pad = tokenizer.pad_token_id
+        self.pad = int(min(self.ends) if pad is None else pad)
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +113,9 @@ class VideoLlava:
 
     def opening(self, question: str) -> tuple[list[int], list[int]]:
         """Token ids before and after the video, in a prompt that asks `question` of it."""
-        ids = self._ids([_user([{"type": "video"}, {"type": "text", "text": question}])])
+        message = _said("user", question)
+        message["content"].insert(0, {"type": "video"})
+        ids = self._ids([message])
         if ids.count(self.video_token) != 1:
             raise ModelError("the model's chat template does not place the video exactly once")
         place = ids.index(self.video_token)
@@ -105,9 +128,11 @@ class VideoLlava:
 
     def _following(self, question: str) -> list[int]:
         """Token ids that end an answer and ask the next question of a conversation."""
-        turns = [_user("."), {"role": "assistant", "content": _MARK}, _user(question)]
+        text = self._text([_said("user", "."), _said("assistant", _MARK), _said("user", question)])
+        if _MARK not in text:
+            raise ModelError("the model's chat template leaves out what was answered before")
         ids: list[int] = self.tokenizer(
-            self._text(turns).partition(_MARK)[2], add_special_tokens=False
+            text.partition(_MARK)[2], add_special_tokens=False
         ).input_ids
         return ids
 
@@ -121,8 +146,7 @@ class VideoLlava:
 
     def _text(self, messages: list[dict[str, Any]]) -> str:
         for message in messages:
-            content = message["content"]
-            parts = [content] if isinstance(content, str) else [p.get("text", "") for p in content]
+            parts = [part.get("text", "") for part in message["content"]]
             if any(word in part for part in parts for word in self.tokenizer.all_special_tokens):
                 raise ModelError(
                     "the question contains one of the model's control words "
@@ -149,7 +173,7 @@ class VideoLlava:
         self._check(len(before) + len(tokens) + 1)
         ids = torch.tensor([[*before, *[self.video_token] * len(tokens)]], device=self.device)
         projector = self.model.model.multi_modal_projector
-        features = tokens.features.to(self.device, next(projector.parameters()).dtype)
+        features = tokens.features.to(self.device, self.model.dtype)
         video = BaseModelOutputWithPooling(pooler_output=projector(features).unsqueeze(0))
         cache = DynamicCache(config=self.model.config.get_text_config())
         self.model(
@@ -171,12 +195,13 @@ class VideoLlava:
         """Scores (vocabulary,) of the answer's first token, float32. `prefix` stays as it was."""
         ids = self.ask_ids(prefix, question)
         done = prefix.cache.get_seq_length()
-        try:
-            scores = self.model(
-                input_ids=ids[:, done:], past_key_values=prefix.cache, logits_to_keep=1
-            ).logits
-        finally:
-            prefix.crop(done)
+        with prefix.in_use():
+            try:
+                scores = self.model(
+                    input_ids=ids[:, done:], past_key_values=prefix.cache, logits_to_keep=1
+                ).logits
+            finally:
+                prefix.crop(done)
         return scores[0, -1].float()
 
     # -- answering
@@ -195,8 +220,14 @@ class VideoLlava:
         remember: afterwards `prefix` holds the question and what was said, ready for the next
             question of a conversation. Without it `prefix` stays as it was.
         """
+        with prefix.in_use():
+            yield from self._stream(prefix, question, remember, max_new_tokens, temperature)
+
+    def _stream(
+        self, prefix: Prefix, question: str, remember: bool, most: int, temperature: float
+    ) -> Iterator[str]:
         ids = self.ask_ids(prefix, question)
-        self._check(ids.shape[1] + 1)
+        self._check(ids.shape[1] + min(most, SHORTEST_ANSWER))
         before = prefix.cache.get_seq_length()
         stop = threading.Event()
         pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
@@ -208,7 +239,7 @@ class VideoLlava:
                     self._generate(
                         ids,
                         prefix.cache,
-                        max_new_tokens,
+                        most,
                         temperature,
                         streamer=_Pieces(self.tokenizer, pieces),
                         stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
@@ -253,11 +284,22 @@ class VideoLlava:
     ) -> list[str]:
         """Answers to many first questions in one batch over one prefix, which stays as it was."""
         tails = [self.opening(question)[1] for question in questions]
+        # As many at a time as keep the copies of the video within _COPIED tokens.
+        rows = max(1, _COPIED // prefix.length)
+        answers = []
+        with prefix.in_use():
+            for first in range(0, len(tails), rows):
+                answers += self._answer_batch(
+                    prefix, tails[first : first + rows], max_new_tokens, temperature
+                )
+        return answers
+
+    def _answer_batch(
+        self, prefix: Prefix, tails: list[list[int]], most: int, temperature: float
+    ) -> list[str]:
         longest = max(map(len, tails))
-        self._check(prefix.length + longest + 1)
-        pad = self.tokenizer.pad_token_id
-        pad = next(iter(self.ends)) if pad is None else pad
-        ids = torch.full((len(tails), longest), pad, device=self.device)
+        self._check(prefix.length + longest + min(most, SHORTEST_ANSWER))
+        ids = torch.full((len(tails), longest), self.pad, device=self.device)
         mask = torch.zeros_like(ids)
         for row, tail in enumerate(tails):
             ids[row, longest - len(tail) :] = torch.tensor(tail, device=self.device)
@@ -265,7 +307,7 @@ class VideoLlava:
         shared = prefix.ids.expand(len(tails), -1)
         cache = copy_cache(prefix.cache, len(tails))
         said = self._generate(
-            torch.cat([shared, ids], 1), cache, max_new_tokens, temperature,
+            torch.cat([shared, ids], 1), cache, most, temperature,
             attention_mask=torch.cat([torch.ones_like(shared), mask], 1),
         )  # fmt: skip
         answers = said[:, prefix.length + longest :]
@@ -283,13 +325,12 @@ class VideoLlava:
             options |= {"do_sample": True, "temperature": temperature}
         else:
             options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        pad = self.tokenizer.pad_token_id
         said: Tensor = self.model.generate(
             input_ids=ids,
             past_key_values=cache,
             max_new_tokens=min(most, room),
             eos_token_id=sorted(self.ends),
-            pad_token_id=min(self.ends) if pad is None else pad,
+            pad_token_id=self.pad,
             **options,
         )
         return said
@@ -313,8 +354,9 @@ def copy_cache(cache: DynamicCache, rows: int = 1) -> DynamicCache:
     return copied
 
 
-def _user(content: str | list[dict[str, Any]]) -> dict[str, Any]:
-    return {"role": "user", "content": content}
+def _said(role: str, text: str) -> dict[str, Any]:
+    """A message in the form that every published template takes."""
+    return {"role": role, "content": [{"type": "text", "text": text}]}
 
 
 class _Pieces(TextStreamer):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vzvideo.errors import ModelError
-from vzvideo.models.catalog import ModelCard, Wheel
+from vzvideo.models.catalog import MINI_RECIPE, ModelCard, Wheel
 
 Progress = Callable[[str, int, int], None]  # stage, done, total (bytes or steps)
 
@@ -118,10 +118,9 @@ def _complete(folder: Path) -> bool:
 
 def mini_folder(card: ModelCard) -> Path:
     """Where `mini` is built; named after its parts, so that no recipe meets another's."""
-    home = Path(__file__).parent
-    digest = hashlib.sha256("".join(wheel.sha256 for wheel in card.wheels).encode())
-    for part in (home / "mini_build.py", home / "mini" / "adapter.safetensors"):
-        digest.update(part.read_bytes())
+    recipe = [MINI_RECIPE, *(wheel.sha256 for wheel in card.wheels)]
+    digest = hashlib.sha256("".join(recipe).encode())
+    digest.update((Path(__file__).parent / "mini" / "adapter.safetensors").read_bytes())
     return cache_root() / "models" / f"{card.name}-{digest.hexdigest()[:12]}"
 
 

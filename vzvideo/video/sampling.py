@@ -13,7 +13,6 @@ from vzvideo.errors import SettingsError, VideoError
 
 Times = NDArray[np.float64]
 
-SAMPLINGS = ("uniform", "fps", "keyframes", "scenes")
 MOST_FRAMES = 100_000  # beyond it a typing error is likelier than a wish
 
 
