@@ -15,9 +15,11 @@ block mask keeps each from seeing the others. It costs under half of five separa
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -103,7 +105,11 @@ class Features:
             if not path.exists():
                 scored = _score(encoder, views[start : start + self.SHARD])
                 part = path.with_suffix(".part")
-                save_file({k: v.half().cpu() for k, v in scored._asdict().items()}, part)
+                # Scores stay whole: in half precision close ones would tie and others be chosen.
+                stored = {"hidden": scored.hidden.half(), "keys": scored.keys.half()}
+                save_file(
+                    {k: v.cpu() for k, v in (stored | {"scores": scored.scores}).items()}, part
+                )
                 part.rename(path)
                 print(f"features {start + self.SHARD}/{len(views)}", flush=True)
             shards.append(load_file(path))
@@ -413,13 +419,18 @@ def main() -> None:
     )
     preprocess = Preprocess(mean=mini_build.IMAGENET_MEAN, std=mini_build.IMAGENET_STD)
     encoder = Encoder(tower.to(accelerator.device), preprocess)
-    features = Features(args.work / "features", encoder, images, args.flips)
+    # Named after the pictures, so that a trial run and the real one never mix.
+    pictures = hashlib.sha256(b"".join(hashlib.sha256(image).digest() for image in images))
+    home = args.work / pictures.hexdigest()[:12]
+    features = Features(home / f"features-{args.flips:d}", encoder, images, args.flips)
 
     packer = Packer(tokenizer)
     sample = features.compressed([e.views[0] for e in train[:512]], 14, 3).flatten(0, 1)
     trainee = Trainee(mini_build.join(tower, language_model, tokenizer), sample)
-    state = args.work / "state"
-    progress = args.work / "state" / "step.json"
+    state, part = home / "state", home / "state.part"
+    progress = state / "step.json"
+    if not state.exists() and (part / "step.json").exists():
+        part.rename(state)  # killed between the two steps of keeping it
     if not progress.exists():
         words = trainee.language_model.get_input_embeddings().weight
         warm_start(
@@ -488,9 +499,11 @@ def main() -> None:
             with (args.work / "log.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
-            progress.unlink(missing_ok=True)
-            accelerator.save_state(str(state))
-            progress.write_text(json.dumps({"step": step}))
+            shutil.rmtree(part, ignore_errors=True)
+            accelerator.save_state(str(part))
+            (part / "step.json").write_text(json.dumps({"step": step}))
+            shutil.rmtree(state, ignore_errors=True)
+            part.rename(state)
             note = row | {"photographs": len(train), "batch": args.batch, "steps": args.steps}
             export(bare, args.work / "adapter.safetensors", note)
 

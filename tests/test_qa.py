@@ -189,3 +189,54 @@ def test_real_clips(qa: VideoQA, real_clips: list[Path]) -> None:
         answer = qa.ask(path, "What happens?", frames=8)
         assert len(answer.frame_times_s) == 8
         assert answer.text
+
+
+def test_the_settings_name_the_model(checkpoint: Path) -> None:
+    settings = vzvideo.Settings(model=str(checkpoint), cache=False)
+    assert vzvideo.load(settings=settings).name == str(checkpoint)
+
+
+def test_what_was_asked_and_lost_is_known_from_the_cache_too(
+    qa: VideoQA, clip: Path, tmp_path: Path
+) -> None:
+    first = qa.encode_timed(clip, frames=60)
+    again = qa.encode_timed(clip, frames=60)
+    assert (first.cached, again.cached) == (False, True)
+    assert first.asked == again.asked == 60
+    assert first.tokens.frames == 40
+    first.tokens.save(tmp_path / "kept.safetensors")
+    assert qa.encode_timed(tmp_path / "kept.safetensors").asked == 60
+
+
+def test_what_is_said_last_wins(qa: VideoQA, clip: Path) -> None:
+    split = qa.settings.replace(dominant=4, contextual=3)
+    assert split.replace(tokens_per_frame=9).dominant is None
+    assert split.replace(fps=2.0).sampling == "fps"
+    assert qa.encode(clip, fps=5.0).frames == 8
+
+
+def test_tokens_cannot_be_encoded_otherwise(qa: VideoQA, clip: Path) -> None:
+    tokens = qa.encode(clip)
+    with pytest.raises(SettingsError, match="encoded already"):
+        qa.ask(tokens, "What?", frames=3)
+
+
+def test_an_answer_in_hand_is_not_disturbed(qa: VideoQA, clip: Path) -> None:
+    tokens = qa.encode(clip)
+    pieces = qa.stream_answer(tokens, "What happens?")
+    next(pieces)
+    with pytest.raises(ModelError, match="still being generated"):
+        qa.ask(tokens, "Who?")
+    del pieces
+    assert qa.ask(tokens, "Who?").text
+    asking = qa.start(tokens, "Who?")
+    asking.finish()
+    with pytest.raises(RuntimeError, match="once"):
+        asking.finish()
+
+
+def test_an_empty_question_costs_a_conversation_nothing(qa: VideoQA, clip: Path) -> None:
+    chat = qa.chat(clip)
+    with pytest.raises(SettingsError):
+        chat.ask(" ")
+    assert chat.ask("Who?").seconds["prefill"] > 0

@@ -54,7 +54,7 @@ class Settings:
     temperature: float = 0.0
     decoder: Literal["pyav", "decord"] = "pyav"
     deadline_s: float = 30.0
-    batch: int = 8
+    batch: int = 4
     device: str = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     quantize: Literal["4bit", "8bit"] | None = None

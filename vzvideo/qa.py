@@ -111,6 +111,8 @@ class VideoQA:
         self.settings = settings
         self.tower = tower
         self._frames = card.frames
+        # The last file's tokens, so that asking it again finds what has been read of them too.
+        self._last: tuple[str, VisualTokens] | None = None
         self._read: tuple[VisualTokens, Prefix] | None = None
         limit = int(settings.cache_gib * (1 << 30))
         self._cache = TokenCache(weights.cache_root() / "tokens", limit) if settings.cache else None
@@ -173,14 +175,19 @@ class VideoQA:
         if local:
             check_file(Path(name))
             key = TokenCache.key(Path(name), about) if self._cache else None
+        if key and self._last and self._last[0] == key and self._last[1].source == name:
+            return _kept(self._last[1])
         if self._cache and key and (kept := self._cache.get(key)):
-            return _kept(replace(kept, source=name))
+            kept = replace(kept, source=name)
+            self._last = (key, kept)
+            return _kept(kept)
         encoded = self._encode(name, settings, compression, budget.frames, progress or _silent)
         noted = about | {"asked": encoded.asked, "lost": encoded.lost}
         encoded = replace(encoded, tokens=replace(encoded.tokens, settings=noted))
         # A file replaced since the key was taken would be kept under the old one's.
         if self._cache and key and key == TokenCache.key(Path(name), about):
             self._cache.put(key, encoded.tokens)
+            self._last = (key, encoded.tokens)
         return encoded
 
     def _encode(

@@ -172,3 +172,17 @@ def test_without_a_gpu_mini_is_chosen() -> None:
 def test_loading_says_nothing(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
     loader.load(checkpoint, device="cpu")
     assert capfd.readouterr() == ("", "")
+
+
+def test_quantising_leaves_the_tower_and_the_projector_whole() -> None:
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    from tests.conftest import small_model
+
+    quantised = [
+        name
+        for name, module in small_model().named_modules()
+        if isinstance(module, torch.nn.Linear) and should_convert_module(name, list(loader.WHOLE))
+    ]
+    assert quantised
+    assert all(name.startswith("model.language_model.") for name in quantised)

@@ -185,3 +185,63 @@ def test_control_words_in_a_question_are_refused(
 ) -> None:
     with pytest.raises(ModelError, match="control words"):
         language.ask_ids(language.read(tokens), question)
+
+
+def test_a_forward_that_fails_half_way_leaves_the_prefix_whole(
+    language: VideoLlava, tokens: VisualTokens
+) -> None:
+    prefix = language.read(tokens)
+    before = language.logits(prefix, QUESTION)
+
+    def fail(*_: object) -> None:
+        raise MemoryError("in the middle")
+
+    hook = language.model.model.language_model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(MemoryError):
+        language.answer(prefix, QUESTION, max_new_tokens=3)
+    hook.remove()
+    torch.testing.assert_close(language.logits(prefix, QUESTION), before, atol=0, rtol=0)
+
+
+def test_one_answer_at_a_time_from_one_prefix(language: VideoLlava, tokens: VisualTokens) -> None:
+    prefix = language.read(tokens)
+    expected = language.answer(prefix, QUESTION, max_new_tokens=6)
+    with closing(language.stream(prefix, "Who?", max_new_tokens=200)) as pieces:
+        next(iter(pieces))
+        for use in (language.answer, language.logits):
+            with pytest.raises(ModelError, match="still being generated"):
+                use(prefix, QUESTION)
+        with pytest.raises(ModelError, match="still being generated"):
+            language.answer_many(prefix, [QUESTION])
+    assert language.answer(prefix, QUESTION, max_new_tokens=6) == expected
+
+
+def test_more_questions_than_a_batch_holds(
+    language: VideoLlava, tokens: VisualTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = language.read(tokens)
+    questions = ["Who?", QUESTION, "Where is this?", "Is there a cat?", "Who is there?"]
+    together = language.answer_many(prefix, questions, max_new_tokens=5)
+    monkeypatch.setattr("vzvideo.models.video_llava._COPIED", 2 * prefix.length)
+    assert language.answer_many(prefix, questions, max_new_tokens=5) == together
+
+
+def test_templates_that_want_parts_hold_a_conversation(
+    checkpoint: Path, tokens: VisualTokens
+) -> None:
+    """The published LLaVA-style templates pick the text parts of a message, and drop strings."""
+    language = loader.load(checkpoint, device="cpu")[1]
+    language.template = (
+        "{% for message in messages %}{{ message['role'] | upper }}: "
+        "{% for part in message['content'] | selectattr('type', 'equalto', 'video') %}<video>\n"
+        "{% endfor %}"
+        "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
+        "{{ part['text'] }} {% endfor %}{% endfor %}ASSISTANT:"
+    )
+    prefix = language.read(tokens)
+    language.answer(prefix, "Who is there?", remember=True, max_new_tokens=3)
+    text = language.tokenizer.decode(language.ask_ids(prefix, QUESTION)[0])
+    assert text.endswith(f"USER: {QUESTION} ASSISTANT:")
+    language.template = "{% for m in messages if m['role'] == 'user' %}<video>{% endfor %}"
+    with pytest.raises(ModelError, match="leaves out"):
+        language.ask_ids(prefix, QUESTION)

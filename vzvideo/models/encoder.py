@@ -124,7 +124,9 @@ class Encoder:
         def keep(name: str, tokens: int | None) -> Any:
             def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
                 if threading.get_ident() == caller:
-                    seen[name] = rearrange(output[:, :tokens], "b n (h d) -> b h n d", h=self.heads)
+                    # One row is copied out, or it would keep all the others alive.
+                    rows = output if tokens is None else output[:, :tokens].clone()
+                    seen[name] = rearrange(rows, "b n (h d) -> b h n d", h=self.heads)
 
             return hook
 
