@@ -342,6 +342,10 @@ class VideoQA:
         self._read = (tokens, prefix)
         return prefix, seconds
 
+    def forget(self) -> None:
+        """Lets go of the last video, its tokens and what was read of them; frees their memory."""
+        self._last = self._read = None
+
     def read_anew(self, tokens: VisualTokens) -> tuple[Prefix, float]:
         """As `read`, for a reader who will write into what is known."""
         begun = time.perf_counter()
