@@ -182,6 +182,12 @@ def test_an_empty_question_and_an_unknown_setting_are_refused(qa: VideoQA, clip:
         qa.ask(clip, "  ")
     with pytest.raises(SettingsError, match="'frames'"):
         qa.ask(clip, "What?", frame=3)
+    with pytest.raises(SettingsError, match="UTF-8"):
+        qa.ask(clip, "Who\udcff?")
+    with pytest.raises(SettingsError, match="text is needed"):
+        qa.ask(clip, None)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="a list"):
+        qa.ask_many(clip, "Who?")  # type: ignore[arg-type]
 
 
 def test_real_clips(qa: VideoQA, real_clips: list[Path]) -> None:

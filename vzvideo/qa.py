@@ -302,6 +302,8 @@ class VideoQA:
 
         `seconds` of each answer are those of the whole call.
         """
+        if isinstance(questions, str):
+            raise SettingsError("questions: one text given, a list of them is needed")
         if not questions:
             return []
         questions = [_checked(question) for question in questions]
@@ -483,7 +485,13 @@ def sample(video: Video, settings: config.Settings, frames: int) -> sampling.Tim
 
 
 def _checked(question: str) -> str:
+    if not isinstance(question, str):
+        raise SettingsError(f"question: {type(question).__name__} given, text is needed")
     question = question.strip()
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise SettingsError("the question is not valid UTF-8", code="question") from None
     if not question:
         raise SettingsError("the question is empty: write what you want to know", code="question")
     return question
