@@ -98,7 +98,6 @@ class VideoLlava:
         self.video_token = int(config.video_token_index)
         self.width = int(config.vision_config.hidden_size)
         self.window = int(config.text_config.max_position_embeddings)
-        self._language_width = int(config.text_config.hidden_size)
         ends = model.generation_config.eos_token_id
         ends = tokenizer.eos_token_id if ends is None else ends
         self.ends = set(ends if isinstance(ends, list) else [ends])
@@ -138,9 +137,8 @@ class VideoLlava:
 
     def _ids(self, messages: list[dict[str, Any]]) -> list[int]:
         text = self._text(messages)
-        begun = text.startswith(
-            self.tokenizer.bos_token or "\0"
-        )  # some templates say it themselves
+        # Some templates write the beginning-of-text token themselves.
+        begun = text.startswith(self.tokenizer.bos_token or "\0")
         ids: list[int] = self.tokenizer(text, add_special_tokens=not begun).input_ids
         return ids
 
