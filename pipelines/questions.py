@@ -1,0 +1,579 @@
+"""Questions and answers made from captions: what is there, who, where, how many, in which order.
+
+Five captions of a photograph say more than one: what two of them name is there, and what none of
+them comes near is taken for absent. A concept is asked for where it is and where it is not equally
+often, so that the words of a question give nothing away.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+_PEOPLE = (
+    "person people someone player players rider riders biker bikers cyclist skateboarder "
+    "snowboarder skier surfer climber hiker runner swimmer team crowd group adult adults "
+    "couple friends teenager teenagers teen youth youths performer worker dancer they kayaker "
+    "spectators bicyclist motorcyclist racer athlete musician tourist tourists soldier officer"
+)
+_CHILDREN = "child children kid kids toddler toddlers baby infant"
+_WATERS = "water ocean sea lake river pool wave waves pond stream creek surf waterfall puddle"
+
+
+@dataclass(frozen=True)
+class Concept:
+    """Something that a photograph may show.
+
+    said: how it is spoken of. words: those in a caption that name it. near: those that leave it
+    open whether it is there. group: only one concept of a group is what a question compares.
+    """
+
+    said: str
+    words: frozenset[str]
+    near: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """Without its article."""
+        return re.sub(r"^(a|an|some) ", "", self.said)
+
+
+def _concept(said: str, words: str, near: str = "") -> Concept:
+    return Concept(said, frozenset(words.split()), frozenset(near.split()))
+
+
+CONCEPTS = (
+    _concept("a man", "man men guy guys gentleman", f"{_PEOPLE} male males"),
+    _concept("a woman", "woman women lady ladies", f"{_PEOPLE} female females girl girls"),
+    _concept("a boy", "boy boys", f"{_CHILDREN} {_PEOPLE} man men guy guys"),
+    _concept("a girl", "girl girls", f"{_CHILDREN} {_PEOPLE} woman women lady"),
+    _concept("a child", f"boy boys girl girls {_CHILDREN}", f"{_PEOPLE} man woman men women"),
+    _concept("a baby", "baby infant toddler toddlers", _CHILDREN),
+    _concept(
+        "a person",
+        f"man men guy woman women lady boy boys girl girls {_CHILDREN} {_PEOPLE}",
+        "he she his her him their hand hands face",
+    ),
+    _concept("a crowd", "crowd crowded crowds spectators audience", "people group many"),
+    _concept("a dog", "dog dogs puppy puppies poodle greyhound greyhounds retriever", "animal"),
+    _concept("a horse", "horse horses pony rodeo bronco", "animal animals"),
+    _concept("a cat", "cat cats kitten", "animal animals"),
+    _concept("a bird", "bird birds seagull seagulls pigeon pigeons duck ducks swan", "animal"),
+    _concept("a ball", "ball balls football basketball volleyball baseball soccer", "game player"),
+    _concept("a bike", "bike bikes bicycle bicycles bicyclist cyclist bicycling", "biker rider"),
+    _concept("a motorcycle", "motorcycle motorcycles motorbike motorcyclist", "biker bike rider"),
+    _concept("a car", "car cars taxi vehicle vehicles", "street road traffic truck van race"),
+    _concept("a boat", "boat boats kayak canoe raft ship kayaker sailboat", "water lake river"),
+    _concept("a skateboard", "skateboard skateboarder skateboarding skateboarders", "skate board"),
+    _concept("a surfboard", "surfboard surfer surfing surfers surf surfs", "board wave waves"),
+    _concept("a snowboard", "snowboard snowboarder snowboarding snowboarders", "board snow snowy"),
+    _concept("a swing", "swing swings swinging", "playground"),
+    _concept("a slide", "slide slides sliding", "playground"),
+    _concept("water", f"{_WATERS} swimming splashing wading surfing", "beach shore boat dock"),
+    _concept("a swimming pool", "pool pools", "swimming water swim"),
+    _concept("the sea", "ocean sea surf surfer surfing", "beach water wave waves shore boat"),
+    _concept("a beach", "beach beaches shore seashore", "sand ocean sea sandy water"),
+    _concept("sand", "sand sandy beach dune dunes", "desert shore ocean dirt"),
+    _concept("snow", "snow snowy snowboarder skier skiing ski sled snowboard", "winter ice icy"),
+    _concept("grass", "grass grassy lawn", "field yard park hill meadow soccer garden golf"),
+    _concept("a field", "field fields meadow", "grass grassy lawn park yard"),
+    _concept("a street", "street streets road roads sidewalk", "city path car cars bus curb"),
+    _concept("a mountain", "mountain mountains mountainside cliff peak", "hill rock rocky hills"),
+    _concept("a rock", "rock rocks rocky boulder boulders cliff", "mountain stone stones climbing"),
+    _concept("a tree", "tree trees forest woods wooded", "park branch branches leaves path"),
+    _concept("a building", "building buildings house skyscraper", "city street store wall brick"),
+    _concept("a wall", "wall walls", "building brick"),
+    _concept("a fence", "fence fences", "yard railing"),
+    _concept("a bench", "bench benches", "seat sitting sits"),
+    _concept("a table", "table tables", "restaurant desk eating dinner"),
+    _concept("a hat", "hat hats cap caps", "helmet hood headgear"),
+    _concept("a helmet", "helmet helmets", "bike motorcycle biker rider cap hat gear football"),
+    _concept("glasses", "glasses sunglasses goggles", "mask shades"),
+    _concept("a guitar", "guitar guitars guitarist", "instrument instruments band music"),
+    _concept("a toy", "toy toys", "ball frisbee doll"),
+    _concept("a stick", "stick sticks branch", "bat pole"),
+    _concept("a frisbee", "frisbee frisbees disc", "toy"),
+    _concept("a camera", "photographer cameras", "camera picture photo photograph"),
+    _concept("flowers", "flower flowers", "garden"),
+)
+# Asked as "Is someone ...?".
+ACTIONS = (
+    _concept("running", "running runs run runner runners", "race racing chasing chases chase"),
+    _concept("jumping", "jumping jumps jump leaps leaping leap midair airborne", "air trick flying"),
+    _concept("swimming", "swimming swims swim swimmer swimmers", "water pool"),
+    _concept("climbing", "climbing climbs climb climber climbers", "rock cliff mountain"),
+    _concept("riding", "riding rides ride rider riders biker cyclist", "bike horse race bicycle"),
+    _concept("sitting", "sitting sits sit seated", "bench chair table couch riding"),
+    _concept("dancing", "dancing dances dance dancer dancers", "performing performs stage"),
+    _concept("surfing", "surfing surfs surfer surfers surf", "wave surfboard"),
+    _concept("playing football", "football", "player players game team ball"),
+    _concept("playing a game with a ball", "soccer football basketball baseball tennis volleyball",
+             "ball player players game team sport"),
+)  # fmt: skip
+
+_NUMBERS = {"one": "One.", "two": "Two.", "three": "Three.", "four": "Four."}
+_COLOURS = [
+    "black",
+    "white",
+    "red",
+    "blue",
+    "brown",
+    "green",
+    "yellow",
+    "orange",
+    "pink",
+    "purple",
+    "grey",
+    "gray",
+    "tan",
+]
+_COLOURED = [
+    "shirt",
+    "dog",
+    "dogs",
+    "jacket",
+    "dress",
+    "hat",
+    "shorts",
+    "pants",
+    "coat",
+    "hair",
+    "bike",
+    "car",
+    "ball",
+    "cap",
+    "uniform",
+    "helmet",
+    "horse",
+    "shirts",
+    "jersey",
+    "sweater",
+    "toy",
+    "bird",
+    "boat",
+    "outfit",
+]
+_SUBJECTS = {
+    "man": "man guy",
+    "woman": "woman lady",
+    "boy": "boy",
+    "girl": "girl",
+    "child": "child kid toddler baby",
+    "dog": "dog puppy",
+    "person": "person",
+    "men": "men guys",
+    "women": "women ladies",
+    "boys": "boys",
+    "girls": "girls",
+    "children": "children kids",
+    "dogs": "dogs",
+    "people": "people",
+}
+_NO_DEED = set(
+    [
+        "wearing",
+        "during",
+        "building",
+        "clothing",
+        "railing",
+        "ceiling",
+        "string",
+        "ring",
+        "swing",
+        "spring",
+        "king",
+        "thing",
+        "morning",
+        "evening",
+        "sling",
+        "wing",
+        "bling",
+        "something",
+        "nothing",
+        "anything",
+        "being",
+        "bathing",
+        "setting",
+        "painting",
+        "crossing",
+        "looking",
+        "facing",
+        "parking",
+        "opening",
+        "clearing",
+        "wedding",
+        "shopping",
+        "landing",
+        "sibling",
+    ]
+)
+_PLACES = [
+    "beach",
+    "snow",
+    "water",
+    "grass",
+    "street",
+    "field",
+    "park",
+    "pool",
+    "road",
+    "ocean",
+    "lake",
+    "river",
+    "sand",
+    "sidewalk",
+    "woods",
+    "forest",
+    "mountain",
+    "rock",
+    "rocks",
+    "playground",
+    "yard",
+    "track",
+    "ramp",
+    "wall",
+    "bench",
+    "city",
+    "stage",
+    "hill",
+    "path",
+    "air",
+    "room",
+    "table",
+    "dirt",
+    "ice",
+]
+
+DESCRIBE = (
+    "Describe the video.",
+    "What is happening in the video?",
+    "What happens?",
+    "What is shown?",
+    "What do you see?",
+    "What is this video about?",
+    "Describe this in one sentence.",
+    "What is going on here?",
+    "What is in the video?",
+)
+_IS_THERE = (
+    "Is there {}?",
+    "Is there {} in the video?",
+    "Does the video show {}?",
+    "Can you see {}?",
+    "Do you see {}?",
+    "Is {} visible?",
+    "Is there ever {}?",
+)
+_FIRST = ("What happens first?", "What is shown first?", "What is at the beginning?")
+_LAST = ("What happens last?", "What is shown last?", "What is at the end?")
+_IS_SOMEONE = ("Is someone {}?", "Is anyone {}?", "Do you see someone {}?", "Is somebody {}?")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, one answer to it, and what kind of question it is."""
+
+    question: str
+    answer: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """What is said of one photograph.
+
+    captions: whole sentences.
+    """
+
+    captions: Sequence[str]
+    _words: list[list[str]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_words", [words(caption) for caption in self.captions])
+
+    @cached_property
+    def mentions(self) -> Counter[str]:
+        """How many captions use each word."""
+        return Counter(word for said in self._words for word in set(said))
+
+    def shows(self, concept: Concept) -> bool | None:
+        """True where two captions name it, False where none comes near it, None where unsure."""
+        named = sum(bool(concept.words & set(said)) for said in self._words)
+        if named >= min(2, len(self._words)):
+            return True
+        if named or any(word in self.mentions for word in concept.near):
+            return None
+        return False
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words without punctuation."""
+    return re.findall(r"[a-z']+", text.lower())
+
+
+def tidy(caption: str) -> str:
+    """'A dog runs .' -> 'A dog runs.'"""
+    caption = (
+        caption.strip().strip('"').strip().rstrip(".").strip().replace(" ,", ",").replace(" '", "'")
+    )
+    return caption[:1].upper() + caption[1:] + "."
+
+
+class Presence:
+    """Yes-or-no questions, each concept with as many noes as yeses.
+
+    Made from all photographs at once: of a concept that many show, a no is asked of many others.
+    """
+
+    def __init__(self, photographs: Sequence[Captioned], concepts: Sequence[Concept]) -> None:
+        self.yes: list[list[Concept]] = [[] for _ in photographs]
+        absent: list[list[Concept]] = [[] for _ in photographs]
+        counts: Counter[str] = Counter()
+        spread: Counter[str] = Counter()
+        for row, photograph in enumerate(photographs):
+            for concept in concepts:
+                shown = photograph.shows(concept)
+                if shown:
+                    self.yes[row].append(concept)
+                    counts[concept.said] += 1
+                elif shown is False:
+                    absent[row].append(concept)
+                    spread[concept.said] += 1
+        self.no = absent
+        # How often either may be asked so that over all photographs there are as many of both.
+        self.yes_weight = {said: min(1.0, spread[said] / n) for said, n in counts.items()}
+        self.no_weight = {said: min(1.0, counts[said] / n) for said, n in spread.items()}
+
+    def draw(
+        self, rows: Sequence[int], pairs: int, rng: random.Random
+    ) -> list[tuple[Concept, bool]]:
+        """As many concepts that are there as such that are not, `pairs` of each at most.
+
+        rows: the photographs of a clip; there is what any of them shows.
+        """
+        there = {c.said: c for row in rows for c in self.yes[row]}
+        shared = set.intersection(*({c.said for c in self.no[row]} for row in rows))
+        yes = _some(list(there.values()), self.yes_weight, pairs, rng)
+        absent = [c for c in self.no[rows[0]] if c.said in shared]
+        no = _some(absent, self.no_weight, len(yes), rng)
+        return [(c, True) for c in yes[: len(no)]] + [(c, False) for c in no]
+
+
+def _some(
+    concepts: Sequence[Concept], weight: dict[str, float], count: int, rng: random.Random
+) -> list[Concept]:
+    """Up to `count` different ones, drawn by weight."""
+    weights = [weight.get(concept.said, 0.0) for concept in concepts]
+    drawn: list[Concept] = []
+    while len(drawn) < count and sum(weights) > 0:
+        place = rng.choices(range(len(weights)), weights)[0]
+        drawn.append(concepts[place])
+        weights[place] = 0.0
+    return drawn
+
+
+def is_there(concept: Concept, shown: bool, rng: random.Random) -> Asked:
+    """'Is there a dog?' 'Yes.'"""
+    forms = _IS_SOMEONE if concept in ACTIONS else _IS_THERE
+    return Asked(rng.choice(forms).format(concept.said), "Yes." if shown else "No.", "presence")
+
+
+def describe(photograph: Captioned, rng: random.Random) -> Asked:
+    """A caption."""
+    return Asked(rng.choice(DESCRIBE), rng.choice(photograph.captions), "caption")
+
+
+def detail(photograph: Captioned, rng: random.Random) -> list[Asked]:
+    """What the captions say of who, what, where, how many, which colour."""
+    return [
+        asked
+        for make in (_doing, _where, _who, _how_many, _colour)
+        if (asked := make(photograph, rng)) is not None
+    ]
+
+
+def _doing(photograph: Captioned, rng: random.Random) -> Asked | None:
+    found = []
+    for said in photograph._words:
+        for subject, names in _SUBJECTS.items():
+            at = next((i for i, word in enumerate(said) if word in names.split()), None)
+            if at is None:
+                continue
+            for i, word in enumerate(said[at + 1 : at + 9], at + 1):
+                thing = said[i + 1 : i + 2] in (["trunks"], ["pool"], ["suit"], ["gear"])
+                if word.endswith("ing") and word not in _NO_DEED and not thing:
+                    found.append((subject, _phrase(said[i:])))
+                    break
+            break  # the first subject is the one that the sentence is about
+    if not found:
+        return None
+    subject, deed = rng.choice(found)
+    verb = (
+        "are"
+        if subject.endswith("s") or subject in ("men", "women", "children", "people")
+        else "is"
+    )
+    return Asked(f"What {verb} the {subject} doing?", deed, "doing")
+
+
+def _phrase(said: list[str]) -> str:
+    """'riding a bike down the street' -> 'Riding a bike.'"""
+    stop = {"while", "and", "with", "who", "that", "as", "whilst", "near", "next", "during"}
+    kept = [said[0]]
+    for word in said[1:6]:
+        if word in stop:
+            break
+        kept.append(word)
+    loose = {"a", "an", "the", "in", "on", "of", "at", "to", "her", "his", "their", "through", "by",
+             "for", "from", "over", "into", "up", "down", "red", "blue", "black", "white", "brown",
+             "two", "is", "are", "its", "large", "small", "green", "yellow"}  # fmt: skip
+    while len(kept) > 1 and kept[-1] in loose:
+        kept.pop()
+    return " ".join(kept).capitalize() + "."
+
+
+def _where(photograph: Captioned, rng: random.Random) -> Asked | None:
+    pattern = re.compile(
+        r"\b((?:in|on|at|through|along|across|by|near|down) (?:the |a |an |some )?(?:\w+ )?"
+        rf"(?:{'|'.join(_PLACES)}))\b"
+    )
+    found = [
+        match for said in photograph._words for match in pattern.findall(" ".join(said))
+        if " of " not in match
+    ]  # fmt: skip
+    if not found:
+        return None
+    forms = ("Where is this?", "Where does it happen?", "Where is it?", "Where are they?")
+    return Asked(rng.choice(forms), rng.choice(found).capitalize() + ".", "where")
+
+
+def _who(photograph: Captioned, rng: random.Random) -> Asked | None:
+    nouns = " ".join(_SUBJECTS.values()).replace(" ", "|")
+    pattern = re.compile(
+        rf"^((?:an?|one|two|three|four|several|some|a group of) (?:\w+ ){{0,2}}?(?:{nouns}))\b"
+    )
+    found = [m[1] for said in photograph._words if (m := pattern.match(" ".join(said)))]
+    if not found:
+        return None
+    forms = ("Who is in the video?", "Who is it?", "Who do you see?", "Who is shown?")
+    return Asked(rng.choice(forms), rng.choice(found).capitalize() + ".", "who")
+
+
+def _how_many(photograph: Captioned, rng: random.Random) -> Asked | None:
+    said = [" ".join(caption) for caption in photograph._words]
+    found = []
+    for one, many in (("dog", "dogs"), ("man", "men"), ("woman", "women"), ("boy", "boys"),
+                      ("girl", "girls"), ("child", "children"), ("person", "people")):  # fmt: skip
+        numbers = []
+        for caption in said:
+            if match := re.search(rf"\b(two|three|four) (?:\w+ )?{many}\b", caption):
+                numbers.append(match[1])
+            elif re.search(rf"\b(?:a|an|one) (?:\w+ ){{0,2}}{one}\b", caption):
+                numbers.append("one")
+        if len(numbers) >= 2 and len(set(numbers)) == 1:
+            found.append(Asked(f"How many {many} are there?", _NUMBERS[numbers[0]], "how many"))
+    # One is what most photographs show: the others come first where there is a choice.
+    found.sort(key=lambda asked: asked.answer == "One.")
+    if not found or (found[0].answer == "One." and rng.random() < 0.6):
+        return None
+    return found[0]
+
+
+def _colour(photograph: Captioned, rng: random.Random) -> Asked | None:
+    seen: dict[str, set[str]] = {}
+    for said in photograph._words:
+        for colour, thing in itertools.pairwise(said):
+            if colour in _COLOURS and thing in _COLOURED:
+                seen.setdefault(thing, set()).add("grey" if colour == "gray" else colour)
+    clear = sorted(thing for thing, colours in seen.items() if len(colours) == 1)
+    if not clear:
+        return None
+    thing = rng.choice(clear)
+    verb = "are" if thing in ("dogs", "shorts", "pants", "shirts") else "is"
+    colour = next(iter(seen[thing])).capitalize()
+    return Asked(f"What colour {verb} the {thing}?", colour + ".", "colour")
+
+
+def only(scenes: Sequence[Captioned], place: int) -> list[Concept]:
+    """What scene number `place` shows and none of the others does."""
+    others = [scene for number, scene in enumerate(scenes) if number != place]
+    return [
+        concept
+        for concept in CONCEPTS
+        if scenes[place].shows(concept) and all(s.shows(concept) is False for s in others)
+    ]
+
+
+def order(scenes: Sequence[Captioned], rng: random.Random) -> list[Asked]:
+    """Questions about what comes when, of two or more scenes in sequence."""
+    first, last = scenes[0], scenes[-1]
+    asked = [
+        Asked(
+            rng.choice(_FIRST),
+            rng.choice(first.captions), "first",
+        ),
+        Asked(
+            rng.choice(_LAST),
+            rng.choice(last.captions), "last",
+        ),
+    ]  # fmt: skip
+    place = rng.randrange(len(scenes) - 1)
+    after = scenes[place + 1]
+    here, there = only(scenes, place), only(scenes, place + 1)
+    if here:
+        name = rng.choice(here).name
+        asked.append(Asked(f"What is shown after the {name}?", rng.choice(after.captions), "after"))
+    if here and there:
+        a, b = rng.choice(here), rng.choice(there)
+        early, late = _the(a), _the(b)
+        shown = [early, late]
+        rng.shuffle(shown)
+        form = rng.choice(
+            ("Which is shown first, {} or {}?", "Which comes first: {} or {}?",
+             "What appears first, {} or {}?")
+        )  # fmt: skip
+        asked.append(Asked(form.format(*shown), early.capitalize() + ".", "which first"))
+        straight = rng.random() < 0.5
+        pair = (early, late) if straight else (late, early)
+        form = rng.choice(("Is {} shown before {}?", "Does {} come before {}?"))
+        asked.append(Asked(form.format(*pair), "Yes." if straight else "No.", "before"))
+    texts = [rng.choice(first.captions), rng.choice(last.captions)]
+    options = rng.sample(texts, 2)
+    asked.append(
+        Asked(
+            f"Which comes first: {_inside(options[0])}, or {_inside(options[1])}?",
+            texts[0], "which scene first",
+        )
+    )  # fmt: skip
+    if len(scenes) == 2:
+        asked.append(
+            Asked(
+                rng.choice(DESCRIBE[:5]),
+                f"First, {_inside(texts[0])}. Then, {_inside(texts[1])}.", "story",
+            )
+        )  # fmt: skip
+    return asked
+
+
+def _the(concept: Concept) -> str:
+    return f"the {concept.name}" if not concept.said.startswith("the ") else concept.said
+
+
+def _inside(sentence: str) -> str:
+    """'A dog runs.' -> 'a dog runs'"""
+    return sentence[:1].lower() + sentence[1:].rstrip(".")
+
+
+def at_length(photograph: Captioned, rng: random.Random) -> Asked:
+    """Two captions that have little in common, one after the other."""
+    first = rng.choice(photograph.captions)
+    rest = [c for c in photograph.captions if c != first] or [first]
+    known = set(words(first))
+    second = min(rest, key=lambda c: len(known & set(words(c))) / (len(words(c)) + 1))
+    form = rng.choice(("Describe the video in detail.", "Tell me everything about this video."))
+    return Asked(form, f"{first} {second}", "at length")

@@ -1,0 +1,317 @@
+"""What every training here shares: a model that learns from ready visual tokens, and its loop.
+
+The vision tower's work is done before: training sees features, as VisionZip left them, and the
+questions and answers about each clip. All questions about a clip are learned in one sequence: they
+share the video, and a block mask keeps each from seeing the others, so that the video is paid for
+once. Knows nothing of where clips and questions come from.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from transformers import get_cosine_schedule_with_warmup
+
+LORA_RANK, LORA_ALPHA = 16, 32
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of videos, each with several questions and answers behind it; S is the longest.
+
+    ids (B, S); positions (B, S); mask bool (B, 1, S, S), True where attention is allowed;
+    row, source, target (A,): the hidden state that predicts each answer token, and that token;
+    weight (A,): how much it counts; answer (A,): the number of the answer it belongs to.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor
+    row: Tensor
+    source: Tensor
+    target: Tensor
+    weight: Tensor
+    answer: Tensor
+
+    def to(self, device: torch.device) -> Packed:
+        """The same on another device."""
+        return Packed(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+
+class Packer:
+    """Questions and answers -> `Packed`, in the chat form that the model is asked in."""
+
+    def __init__(self, opening: Callable[[str], tuple[list[int], list[int]]], tokenizer: Any,
+                 video_token: int, end: int) -> None:  # fmt: skip
+        """opening: a question -> token ids before and after the video."""
+        self._opening = opening
+        self._tokenizer = tokenizer
+        self._video, self._end = video_token, end
+
+    def __call__(
+        self,
+        items: Sequence[Sequence[tuple[str, str]]],
+        visual: int,
+        *,
+        decisive: float = 1.0,
+    ) -> Packed:
+        """items: of each video its (question, answer) pairs; visual: video tokens of each.
+
+        decisive: how much the first token of an answer of one or two words counts: it is where
+            such an answer is decided, and long answers would drown it.
+        """
+        rows = []
+        for pairs in items:
+            before: list[int] = []
+            branches = []
+            for question, answer in pairs:
+                before, after = self._opening(question)
+                said = self._tokenizer(answer, add_special_tokens=False).input_ids
+                branches.append((after, [*said, self._end]))
+            rows.append(([*before, *[self._video] * visual], branches))
+        shape = (
+            len(rows),
+            max(len(p) + sum(len(q) + len(a) - 1 for q, a in branches) for p, branches in rows),
+        )
+        ids, positions = torch.full(shape, self._end), torch.zeros(shape, dtype=torch.long)
+        branch = torch.full(shape, -1)  # -1 padding, 0 the video, 1.. questions
+        row, source, target, weight, number = [], [], [], [], []
+        answers = 0
+        for b, (prompt, branches) in enumerate(rows):
+            at = len(prompt)
+            ids[b, :at], positions[b, :at] = torch.tensor(prompt), torch.arange(at)
+            branch[b, :at] = 0
+            for n, (question, answer) in enumerate(branches, start=1):
+                text = question + answer[:-1]  # the last token is only ever a target
+                span = slice(at, at + len(text))
+                ids[b, span] = torch.tensor(text)
+                positions[b, span] = torch.arange(len(prompt), len(prompt) + len(text))
+                branch[b, span] = n
+                row += [b] * len(answer)
+                source += range(span.start + len(question) - 1, span.stop)
+                target += answer
+                weight += [decisive if len(answer) <= 5 else 1.0, *[1.0] * (len(answer) - 1)]
+                number += [answers] * len(answer)
+                answers += 1
+                at = span.stop
+        order = torch.arange(shape[1])
+        causal = order[:, None] >= order[None, :]
+        same = branch[:, :, None] == branch[:, None, :]
+        mask = causal & (same | (branch == 0)[:, None, :])
+        return Packed(
+            ids,
+            positions,
+            mask.unsqueeze(1),
+            *(torch.tensor(part) for part in (row, source, target, weight, number)),
+        )
+
+
+class Connector(nn.Module):
+    """Video-LLaVA's projector behind a fixed standardisation of its input.
+
+    Standardised inputs train well; `folded` puts the standardisation into the first layer, so that
+    the checkpoint stays plain Video-LLaVA.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, projector: Any, sample: Tensor) -> None:
+        """sample: (n, D) features to take the statistics from."""
+        super().__init__()
+        self.projector = projector
+        self.register_buffer("mean", sample.mean(0))
+        self.register_buffer("std", sample.std(0))
+
+    def forward(self, features: Tensor) -> Tensor:
+        output: Tensor = self.projector((features - self.mean) / self.std)
+        return output
+
+    @torch.no_grad()
+    def folded(self) -> dict[str, Tensor]:
+        """The projector's weights for features as they come."""
+        state = {
+            name: value.detach().clone() for name, value in self.projector.state_dict().items()
+        }
+        weight = state["linear_1.weight"]
+        state["linear_1.weight"] = weight / self.std
+        state["linear_1.bias"] = state["linear_1.bias"] - weight @ (self.mean / self.std)
+        return state
+
+    @torch.no_grad()
+    def unfold(self, state: dict[str, Tensor]) -> None:
+        """Takes over what `folded` gave, here or elsewhere, or a published projector."""
+        state = {name: value.float().to(self.mean.device) for name, value in state.items()}
+        weight = state["linear_1.weight"]
+        state["linear_1.bias"] = state["linear_1.bias"] + weight @ self.mean
+        state["linear_1.weight"] = weight * self.std
+        self.projector.load_state_dict(state)
+
+
+class Trainee(nn.Module):
+    """Connector and language model of a Video-LLaVA; the towers' work is already done."""
+
+    def __init__(self, model: Any, sample: Tensor, *, lora: bool = True) -> None:
+        """lora: whether the language model learns too, or the connector alone."""
+        super().__init__()
+        self.connector = Connector(model.model.multi_modal_projector, sample)
+        self.language_model = model.model.language_model
+        self.head = model.lm_head
+        self.video_token = model.config.video_token_index
+        self.requires_grad_(False)
+        if lora:
+            config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear")
+            inject_adapter_in_model(config, self.language_model)
+        self.connector.requires_grad_(True)
+
+    def forward(self, features: Tensor, batch: Packed) -> Tensor:
+        """features (B, V, D) -> the loss of each answer token, nats (A,)."""
+        embeds = self.language_model.get_input_embeddings()(batch.ids)
+        video = (batch.ids == self.video_token).unsqueeze(-1)
+        embeds = embeds.masked_scatter(video, self.connector(features).to(embeds.dtype))
+        hidden = self.language_model(
+            inputs_embeds=embeds,
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            use_cache=False,
+        ).last_hidden_state
+        logits = self.head(hidden[batch.row, batch.source])
+        return F.cross_entropy(logits.float(), batch.target, reduction="none")
+
+    def lora_parameters(self) -> list[nn.Parameter]:
+        """What of the language model learns."""
+        return [p for p in self.language_model.parameters() if p.requires_grad]
+
+    def lora_state(self) -> dict[str, Tensor]:
+        """LoRA weights by the names of the layers they belong to."""
+        return {
+            name.replace(".default.weight", ""): value
+            for name, value in self.language_model.state_dict().items()
+            if "lora_" in name
+        }
+
+    def load_lora(self, state: dict[str, Tensor]) -> None:
+        """Takes over what `lora_state` gave."""
+        named = {f"{name}.default.weight": value for name, value in state.items()}
+        unknown = self.language_model.load_state_dict(named, strict=False).unexpected_keys
+        if unknown:
+            raise ValueError(f"no layer of this language model is called {unknown[0]}")
+
+    def shrink_frozen(self) -> None:
+        """What is frozen may as well be small; LoRA and connector stay in float32."""
+        for parameter in self.language_model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16()
+
+
+def answer_losses(losses: Tensor, batch: Packed) -> Tensor:
+    """Token losses (A,) -> the mean loss of each answer, nats a token (answers,)."""
+    count = int(batch.answer.max()) + 1
+    total = torch.zeros(count, device=losses.device).index_add(0, batch.answer, losses)
+    tokens = torch.bincount(batch.answer, minlength=count)
+    return total / tokens
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: steps of the whole training, rates, the steps between evaluations."""
+
+    steps: int
+    connector_lr: float
+    lora_lr: float
+    warmup: int
+    every: int
+
+
+Draw = Callable[[int], tuple[Tensor, Packed]]  # step -> features (B, V, D) and their batch
+Report = Callable[[Trainee, dict[str, float]], None]
+
+
+def fit(
+    trainee: Trainee, draw: Draw, schedule: Schedule, accelerator: Accelerator, home: Path,
+    report: Report,
+) -> None:  # fmt: skip
+    """Trains, going on from the last checkpoint in `home` where there is one.
+
+    draw must depend on the step alone, so that a resumed run sees what an uninterrupted one saw.
+    report is called at every evaluation with step, loss, seconds a step and peak memory in MiB,
+    after the checkpoint has been kept.
+    """
+    groups = [{"params": list(trainee.connector.parameters()), "lr": schedule.connector_lr}]
+    if lora := trainee.lora_parameters():
+        groups.append({"params": lora, "lr": schedule.lora_lr})
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, schedule.warmup, schedule.steps)
+    bare = trainee
+    trainee, optimizer, scheduler = accelerator.prepare(trainee, optimizer, scheduler)
+    state, part = home / "state", home / "state.part"
+    progress = state / "step.json"
+    if not state.exists() and (part / "step.json").exists():
+        part.rename(state)  # killed between the two steps of keeping it
+    step = 0
+    if progress.exists():
+        accelerator.load_state(str(state))
+        # Rates and length may have been changed since; momenta and weights go on.
+        scheduler.scheduler.base_lrs = [group["lr"] for group in groups]
+        step = json.loads(progress.read_text())["step"]
+        print(f"going on from step {step}", flush=True)
+    trainee.train()
+    recent: list[float] = []
+    begun = time.monotonic()
+    while step < schedule.steps:
+        features, batch = draw(step)
+        batch = batch.to(accelerator.device)
+        with accelerator.autocast():
+            losses = trainee(features.to(accelerator.device), batch)
+        loss = (losses * batch.weight).sum() / batch.weight.sum()
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(trainee.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        step += 1
+        recent.append(loss.item())
+        if step % 10 == 0:
+            each_s = (time.monotonic() - begun) / len(recent)
+            mean = sum(recent[-10:]) / len(recent[-10:])
+            print(f"step {step} loss {mean:.3f} {each_s:.2f} s a step", flush=True)
+        if step % schedule.every == 0 or step == schedule.steps:
+            facts = {
+                "step": step,
+                "loss": sum(recent) / len(recent),
+                "step_s": (time.monotonic() - begun) / len(recent),
+                "peak_mib": _peak_mib(accelerator.device),
+            }
+            shutil.rmtree(part, ignore_errors=True)
+            accelerator.save_state(str(part))
+            (part / "step.json").write_text(json.dumps({"step": step}))
+            shutil.rmtree(state, ignore_errors=True)
+            part.rename(state)
+            bare.eval()
+            with torch.no_grad(), accelerator.autocast():
+                report(bare, facts)
+            bare.train()
+            recent, begun = [], time.monotonic()
+
+
+def begun(home: Path) -> bool:
+    """Whether `fit` would go on from a checkpoint."""
+    return any((home / name / "step.json").exists() for name in ("state", "state.part"))
+
+
+def _peak_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / (1 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
