@@ -43,8 +43,12 @@ class Concept:
         return re.sub(r"^(a|an|some) ", "", self.said)
 
 
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 def _concept(said: str, words: str, near: str = "") -> Concept:
-    return Concept(said, frozenset(words.split()), frozenset(near.split()))
+    return Concept(said, _words(words), _words(near))
 
 
 CONCEPTS = (
@@ -104,7 +108,7 @@ CONCEPTS = (
 # Asked as "Is someone ...?".
 ACTIONS = (
     _concept("running", "running runs run runner runners", "race racing chasing chases chase"),
-    _concept("jumping", "jumping jumps jump leaps leaping leap midair airborne", "air trick flying"),
+    _concept("jumping", "jumping jumps jump leaps leaping leap midair airborne", "air trick"),
     _concept("swimming", "swimming swims swim swimmer swimmers", "water pool"),
     _concept("climbing", "climbing climbs climb climber climbers", "rock cliff mountain"),
     _concept("riding", "riding rides ride rider riders biker cyclist", "bike horse race bicycle"),
@@ -117,47 +121,11 @@ ACTIONS = (
 )  # fmt: skip
 
 _NUMBERS = {"one": "One.", "two": "Two.", "three": "Three.", "four": "Four."}
-_COLOURS = [
-    "black",
-    "white",
-    "red",
-    "blue",
-    "brown",
-    "green",
-    "yellow",
-    "orange",
-    "pink",
-    "purple",
-    "grey",
-    "gray",
-    "tan",
-]
-_COLOURED = [
-    "shirt",
-    "dog",
-    "dogs",
-    "jacket",
-    "dress",
-    "hat",
-    "shorts",
-    "pants",
-    "coat",
-    "hair",
-    "bike",
-    "car",
-    "ball",
-    "cap",
-    "uniform",
-    "helmet",
-    "horse",
-    "shirts",
-    "jersey",
-    "sweater",
-    "toy",
-    "bird",
-    "boat",
-    "outfit",
-]
+_COLOURS = _words("black white red blue brown green yellow orange pink purple grey gray tan")
+_COLOURED = _words(
+    "shirt dog dogs jacket dress hat shorts pants coat hair bike car ball cap uniform helmet horse "
+    "shirts jersey sweater toy bird boat outfit"
+)
 _SUBJECTS = {
     "man": "man guy",
     "woman": "woman lady",
@@ -174,81 +142,16 @@ _SUBJECTS = {
     "dogs": "dogs",
     "people": "people",
 }
-_NO_DEED = set(
-    [
-        "wearing",
-        "during",
-        "building",
-        "clothing",
-        "railing",
-        "ceiling",
-        "string",
-        "ring",
-        "swing",
-        "spring",
-        "king",
-        "thing",
-        "morning",
-        "evening",
-        "sling",
-        "wing",
-        "bling",
-        "something",
-        "nothing",
-        "anything",
-        "being",
-        "bathing",
-        "setting",
-        "painting",
-        "crossing",
-        "looking",
-        "facing",
-        "parking",
-        "opening",
-        "clearing",
-        "wedding",
-        "shopping",
-        "landing",
-        "sibling",
-    ]
+_NO_DEED = _words(
+    "wearing during building clothing railing ceiling string ring swing spring king thing morning "
+    "evening sling wing bling something nothing anything being bathing setting painting crossing "
+    "looking facing parking opening clearing wedding shopping landing sibling"
 )
-_PLACES = [
-    "beach",
-    "snow",
-    "water",
-    "grass",
-    "street",
-    "field",
-    "park",
-    "pool",
-    "road",
-    "ocean",
-    "lake",
-    "river",
-    "sand",
-    "sidewalk",
-    "woods",
-    "forest",
-    "mountain",
-    "rock",
-    "rocks",
-    "playground",
-    "yard",
-    "track",
-    "ramp",
-    "wall",
-    "bench",
-    "city",
-    "stage",
-    "hill",
-    "path",
-    "air",
-    "room",
-    "table",
-    "dirt",
-    "ice",
-]
-
+_PLACES = (
+    "beach|snow|water|grass|street|field|park|pool|road|ocean|lake|river|sand|sidewalk|woods|forest|"
+    "mountain|rocks?|playground|yard|track|ramp|wall|bench|city|stage|hill|path|air|room|table|dirt|"
+    "ice"
+)
 DESCRIBE = (
     "Describe the video.",
     "What is happening in the video?",
@@ -276,11 +179,12 @@ _IS_SOMEONE = ("Is someone {}?", "Is anyone {}?", "Do you see someone {}?", "Is 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, one answer to it, and what kind of question it is."""
+    """A question, one answer to it, what kind of question it is, and answers as good as that."""
 
     question: str
     answer: str
     kind: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -291,20 +195,20 @@ class Captioned:
     """
 
     captions: Sequence[str]
-    _words: list[list[str]] = field(init=False, repr=False, compare=False)
+    said: list[list[str]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_words", [words(caption) for caption in self.captions])
+        object.__setattr__(self, "said", [words(caption) for caption in self.captions])
 
     @cached_property
     def mentions(self) -> Counter[str]:
         """How many captions use each word."""
-        return Counter(word for said in self._words for word in set(said))
+        return Counter(word for said in self.said for word in set(said))
 
     def shows(self, concept: Concept) -> bool | None:
         """True where two captions name it, False where none comes near it, None where unsure."""
-        named = sum(bool(concept.words & set(said)) for said in self._words)
-        if named >= min(2, len(self._words)):
+        named = sum(bool(concept.words & set(said)) for said in self.said)
+        if named >= min(2, len(self.said)):
             return True
         if named or any(word in self.mentions for word in concept.near):
             return None
@@ -399,7 +303,7 @@ def detail(photograph: Captioned, rng: random.Random) -> list[Asked]:
 
 def _doing(photograph: Captioned, rng: random.Random) -> Asked | None:
     found = []
-    for said in photograph._words:
+    for said in photograph.said:
         for subject, names in _SUBJECTS.items():
             at = next((i for i, word in enumerate(said) if word in names.split()), None)
             if at is None:
@@ -418,7 +322,8 @@ def _doing(photograph: Captioned, rng: random.Random) -> Asked | None:
         if subject.endswith("s") or subject in ("men", "women", "children", "people")
         else "is"
     )
-    return Asked(f"What {verb} the {subject} doing?", deed, "doing")
+    others = tuple(other for name, other in found if name == subject)
+    return Asked(f"What {verb} the {subject} doing?", deed, "doing", others)
 
 
 def _phrase(said: list[str]) -> str:
@@ -440,16 +345,16 @@ def _phrase(said: list[str]) -> str:
 def _where(photograph: Captioned, rng: random.Random) -> Asked | None:
     pattern = re.compile(
         r"\b((?:in|on|at|through|along|across|by|near|down) (?:the |a |an |some )?(?:\w+ )?"
-        rf"(?:{'|'.join(_PLACES)}))\b"
+        rf"(?:{_PLACES}))\b"
     )
     found = [
-        match for said in photograph._words for match in pattern.findall(" ".join(said))
+        match for said in photograph.said for match in pattern.findall(" ".join(said))
         if " of " not in match
     ]  # fmt: skip
     if not found:
         return None
     forms = ("Where is this?", "Where does it happen?", "Where is it?", "Where are they?")
-    return Asked(rng.choice(forms), rng.choice(found).capitalize() + ".", "where")
+    return _one_of(found, rng.choice(forms), "where", rng)
 
 
 def _who(photograph: Captioned, rng: random.Random) -> Asked | None:
@@ -457,15 +362,20 @@ def _who(photograph: Captioned, rng: random.Random) -> Asked | None:
     pattern = re.compile(
         rf"^((?:an?|one|two|three|four|several|some|a group of) (?:\w+ ){{0,2}}?(?:{nouns}))\b"
     )
-    found = [m[1] for said in photograph._words if (m := pattern.match(" ".join(said)))]
+    found = [m[1] for said in photograph.said if (m := pattern.match(" ".join(said)))]
     if not found:
         return None
     forms = ("Who is in the video?", "Who is it?", "Who do you see?", "Who is shown?")
-    return Asked(rng.choice(forms), rng.choice(found).capitalize() + ".", "who")
+    return _one_of(found, rng.choice(forms), "who", rng)
+
+
+def _one_of(found: list[str], question: str, kind: str, rng: random.Random) -> Asked:
+    answers = [text.capitalize() + "." for text in found]
+    return Asked(question, rng.choice(answers), kind, tuple(answers))
 
 
 def _how_many(photograph: Captioned, rng: random.Random) -> Asked | None:
-    said = [" ".join(caption) for caption in photograph._words]
+    said = [" ".join(caption) for caption in photograph.said]
     found = []
     for one, many in (("dog", "dogs"), ("man", "men"), ("woman", "women"), ("boy", "boys"),
                       ("girl", "girls"), ("child", "children"), ("person", "people")):  # fmt: skip
@@ -486,7 +396,7 @@ def _how_many(photograph: Captioned, rng: random.Random) -> Asked | None:
 
 def _colour(photograph: Captioned, rng: random.Random) -> Asked | None:
     seen: dict[str, set[str]] = {}
-    for said in photograph._words:
+    for said in photograph.said:
         for colour, thing in itertools.pairwise(said):
             if colour in _COLOURS and thing in _COLOURED:
                 seen.setdefault(thing, set()).add("grey" if colour == "gray" else colour)

@@ -23,6 +23,7 @@ from vzvideo.errors import SettingsError, VideoError, VzVideoError
 
 if TYPE_CHECKING:
     from vzvideo.config import Settings
+    from vzvideo.evaluation.run import Score
     from vzvideo.qa import Asking, Encoded, Progress, VideoQA
     from vzvideo.types import Answer
 
@@ -294,6 +295,78 @@ def encode(
         f"{tokens.frames} frames, {tokens.tokens_before} -> {len(tokens)} tokens, "
         f"{target.stat().st_size / 1024:.0f} KB{_gaps(encoded)}"
     )
+
+
+@app.command("eval")
+@_with_settings(**_ANSWERING)
+def evaluate(
+    questions: Annotated[Path, typer.Argument(help="JSONL, or a published file with --format.")],
+    settings: Any,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder for results (beside the file: NAME.eval)."),
+    ] = None,
+    file_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="jsonl, msvd-qa, msrvtt-qa, tgif-qa, activitynet-qa, next-qa, mvbench, video-mme.",
+        ),
+    ] = None,
+    videos: Annotated[Path | None, typer.Option(help="Folder with the videos.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many questions, drawn at random.")
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="What is asked, {question} in it.")] = "{question}",
+    choose: Annotated[
+        str, typer.Option(help="Of several options: by likelihood of their text, or by letter.")
+    ] = "likelihood",
+    no_baselines: Annotated[
+        bool, typer.Option("--no-baselines", help="Leave out no video and wrong video.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Score a model on a file of questions, beside what it scores without the video."""
+    from vzvideo.evaluation import questions as files
+    from vzvideo.evaluation import run
+
+    asked = run.sample(files.read(questions, format=file_format, videos=videos), limit)
+    target = out or questions.with_name(questions.stem + ".eval")
+    qa = _load(settings)
+    with _progress() as progress:
+        scores = run.run(
+            qa, asked, target, prompt=prompt, choose=choose,  # type: ignore[arg-type]
+            baselines=not no_baselines, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        for score in scores:
+            typer.echo(json.dumps(dataclasses.asdict(score)))
+    else:
+        _print_scores(scores)
+    _say(str(target / "answers.parquet"))
+    if any(score.failed for score in scores):
+        raise typer.Exit(1)
+
+
+def _print_scores(scores: list[Score]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def shown(value: float | None, digits: int = 3) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("kind", "metric", "questions", "score", "95 %", "no video", "wrong video"):
+        table.add_column(heading, justify="left" if heading in ("kind", "metric") else "right")
+    failed = any(score.failed for score in scores)
+    if failed:
+        table.add_column("failed", justify="right")
+    for s in scores:
+        between = "" if s.low is None else f"{shown(s.low)}-{shown(s.high)}"
+        cells = [s.kind, s.metric, str(s.questions), shown(s.score), between]
+        cells += [shown(s.no_video), shown(s.wrong_video), *([str(s.failed)] if failed else [])]
+        table.add_row(*cells)
+    Console(highlight=False).print(table)
 
 
 @app.command()

@@ -101,6 +101,8 @@ class VideoLlava:
         ends = model.generation_config.eos_token_id
         ends = tokenizer.eos_token_id if ends is None else ends
         self.ends = set(ends if isinstance(ends, list) else [ends])
+        end = tokenizer.eos_token_id
+        self.end = int(end if end in self.ends else min(self.ends))
         pad = tokenizer.pad_token_id
         self.pad = int(min(self.ends) if pad is None else pad)
 
@@ -181,6 +183,15 @@ class VideoLlava:
             logits_to_keep=1,
             mm_encoder_outputs={"video": video},
         )
+        return Prefix(ids, cache)
+
+    @torch.inference_mode()
+    def read_nothing(self) -> Prefix:
+        """A prefix without any video: what the model would say having seen none."""
+        before, _ = self.opening("?")
+        ids = torch.tensor([before], device=self.device)
+        cache = DynamicCache(config=self.model.config.get_text_config())
+        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return Prefix(ids, cache)
 
     def ask_ids(self, prefix: Prefix, question: str) -> Tensor:
@@ -291,6 +302,44 @@ class VideoLlava:
                     prefix, tails[first : first + rows], max_new_tokens, temperature
                 )
         return answers
+
+    @torch.inference_mode()
+    def likelihoods(self, prefix: Prefix, question: str, answers: list[str]) -> list[float]:
+        """How likely each answer to a first question is: mean log-probability a token, nats.
+
+        The token that ends an answer counts as one of its own. `prefix` stays as it was.
+        """
+        tail = self.opening(question)[1]
+        said = [
+            [*self.tokenizer(text, add_special_tokens=False).input_ids, self.end]
+            for text in answers
+        ]
+        longest = len(tail) + max(map(len, said)) - 1
+        self._check(prefix.length + longest)
+        scores: list[float] = []
+        rows = max(1, _COPIED // (prefix.length + longest))
+        with prefix.in_use():
+            for first in range(0, len(said), rows):
+                some = said[first : first + rows]
+                ids = torch.full((len(some), longest), self.pad, device=self.device)
+                mask = torch.zeros(
+                    (len(some), prefix.length + longest), dtype=torch.long, device=self.device
+                )
+                for row, answer in enumerate(some):
+                    text = [*tail, *answer[:-1]]
+                    ids[row, : len(text)] = torch.tensor(text, device=self.device)
+                    mask[row, : prefix.length + len(text)] = 1
+                logits = self.model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    past_key_values=copy_cache(prefix.cache, len(some)),
+                    logits_to_keep=longest - len(tail) + 1,
+                ).logits.float()
+                for row, answer in enumerate(some):
+                    wanted = torch.tensor(answer, device=self.device)
+                    each = logits[row, : len(answer)].log_softmax(-1)
+                    scores.append(float(each.gather(1, wanted[:, None]).mean()))
+        return scores
 
     def _answer_batch(
         self, prefix: Prefix, tails: list[list[int]], most: int, temperature: float

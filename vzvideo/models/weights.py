@@ -75,11 +75,13 @@ def checkpoint(folder: Path) -> dict[str, Any]:
     return config
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, part: str = "video_tower.") -> str:
     """A short name for a checkpoint's vision tower: tokens of one tower fit no other.
 
     Hashes the tower's configuration, its preprocessing, and the first row of each of its weights as
     it lies on the disk, so that the precision a model is loaded in makes no difference.
+
+    part: what the names of the weights that count contain; "" for the whole model.
     """
     from safetensors import safe_open
 
@@ -96,7 +98,7 @@ def fingerprint(folder: Path) -> str:
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-                if "video_tower." in name:
+                if part in name:
                     rows[name] = file.get_slice(name)[:1].float().numpy()
     for name, row in sorted(rows.items()):
         digest.update(name.encode())

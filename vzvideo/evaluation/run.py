@@ -1,0 +1,368 @@
+"""Asks a model every question of a file, and says how many it answered.
+
+Each question is asked three times: of its video, of none, and of another video of the same file.
+What the first is worth shows only beside the other two. Answers are kept as they come; the same
+command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+import vzvideo
+from vzvideo.errors import SettingsError, VideoError, VzVideoError
+from vzvideo.evaluation import scoring
+from vzvideo.evaluation.questions import Question
+from vzvideo.models import catalog, weights
+from vzvideo.models.video_llava import Prefix
+from vzvideo.qa import VideoQA
+from vzvideo.types import VisualTokens
+
+Choose = Literal["likelihood", "letter"]
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+SHOWN = ("answer", "no_video", "wrong_video")  # the video itself, and the two baselines
+_OTHERS = 5  # videos tried for a wrong one before a question goes without
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line of the table.
+
+    score, low, high: mean over the questions of a kind and its 95 % bootstrap interval; a question
+        that failed counts 0. no_video, wrong_video: the baselines, None where they were not asked.
+    """
+
+    kind: str
+    metric: str
+    questions: int
+    score: float
+    low: float | None
+    high: float | None
+    no_video: float | None
+    wrong_video: float | None
+    failed: int
+
+
+def sample(questions: Sequence[Question], limit: int | None) -> list[Question]:
+    """`limit` questions at random, always the same, in the file's order."""
+    if limit is None or limit >= len(questions):
+        return list(questions)
+    kept = sorted(random.Random(0).sample(range(len(questions)), limit))
+    return [questions[i] for i in kept]
+
+
+def run(
+    qa: VideoQA,
+    questions: Sequence[Question],
+    out: Path,
+    *,
+    prompt: str = "{question}",
+    choose: Choose = "likelihood",
+    baselines: bool = True,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Score]:
+    """Asks what has not been asked yet, writes `out`, and returns the table.
+
+    Args:
+        out: folder for `answers.jsonl` (as they come), `answers.parquet` and `scores.json`.
+        prompt: what is asked, `{question}` in it.
+        choose: how one of several options is taken: the text that the model finds likeliest, mean
+            a token, or the likeliest letter after a list of them, as the benchmarks prescribe.
+        progress: called with ("questions", done, in all).
+
+    Raises SettingsError where `out` holds another run; what goes wrong with a video becomes a row
+    with an error.
+    """
+    if "{question}" not in prompt:
+        raise SettingsError(f"prompt {prompt!r}: write {{question}} where the question goes")
+    if choose not in ("likelihood", "letter"):
+        raise SettingsError(f"choose {choose!r}: likelihood or letter")
+    if any(question.metric == "caption" for question in questions):
+        scoring.check_captions()
+    ledger = _Ledger(out, _signature(qa, questions, prompt, choose, baselines))
+    videos: dict[tuple[Any, ...], list[Question]] = {}
+    for question in questions:
+        videos.setdefault(_place(question), []).append(question)
+    # A fixed shuffle, for neighbours in a file are often cut from one film.
+    order = sorted(videos, key=lambda place: _digest([str(part) for part in place]))
+    asker = _Asker(qa, prompt, choose)
+    done = len(ledger.rows)
+    for number, place in enumerate(order):
+        waiting = [q for q in videos[place] if q.id not in ledger.rows]
+        if waiting:
+            others = [o for o in order[number + 1 :] + order[:number] if o[0] != place[0]]
+            ledger.add(asker.ask(place, waiting, others if baselines else None))
+            done += len(waiting)
+        if progress:
+            progress("questions", done, len(questions))
+    rows = [ledger.rows[question.id] for question in questions]
+    scores = table(rows)
+    _write_parquet(rows, out / "answers.parquet")
+    about = ledger.about | {"scores": [dataclasses.asdict(score) for score in scores]}
+    _write(out / "scores.json", json.dumps(about, indent=1) + "\n")
+    return scores
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[Score]:
+    """Rows of answers -> a line for each kind and metric."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["kind"], row["metric"]), []).append(row)
+    return [
+        line
+        for (kind, metric), group in sorted(groups.items())
+        for line in (_captions if metric == "caption" else _accuracy)(kind, metric, group)
+    ]
+
+
+def _accuracy(kind: str, metric: str, rows: list[dict[str, Any]]) -> list[Score]:
+    scores = {
+        shown: np.array([row[f"{shown}_score"] or 0.0 for row in rows])
+        for shown in SHOWN
+        if any(row[f"{shown}_score"] is not None for row in rows) or shown == "answer"
+    }
+    return [_score(kind, metric, rows, scores)]
+
+
+def _captions(kind: str, _metric: str, rows: list[dict[str, Any]]) -> list[Score]:
+    references = [row["answers"] for row in rows]
+    scores, bleu = {}, {}
+    for shown in SHOWN:
+        if shown == "answer" or any(row[shown] is not None for row in rows):
+            texts = [row[shown] or "" for row in rows]
+            scores[shown] = scoring.cider(texts, references)
+            bleu[shown] = scoring.bleu4(texts, references)
+    first = _score(kind, "CIDEr", rows, scores)
+    second = dataclasses.replace(
+        first,
+        metric="BLEU-4",
+        score=bleu["answer"],
+        low=None,
+        high=None,
+        no_video=bleu.get("no_video"),
+        wrong_video=bleu.get("wrong_video"),
+    )
+    return [first, second]
+
+
+def _score(kind: str, metric: str, rows: list[dict[str, Any]], scores: dict[str, Any]) -> Score:
+    means = {shown: float(values.mean()) for shown, values in scores.items()}
+    low, high = scoring.interval(scores["answer"], [row["video"] for row in rows])
+    failed = sum(row["error"] is not None for row in rows)
+    return Score(
+        kind, metric, len(rows), means["answer"], low, high,
+        means.get("no_video"), means.get("wrong_video"), failed,
+    )  # fmt: skip
+
+
+class _Asker:
+    """Asks the questions of one video at a time, of the video and of the baselines."""
+
+    def __init__(self, qa: VideoQA, prompt: str, choose: Choose) -> None:
+        self._qa, self._prompt, self._choose = qa, prompt, choose
+        self._tokens: dict[tuple[Any, ...], VisualTokens] = {}  # the last few, for they come twice
+        self._nothing: Prefix | None = None
+
+    def ask(
+        self,
+        place: tuple[Any, ...],
+        questions: list[Question],
+        others: list[tuple[Any, ...]] | None,
+    ) -> list[dict[str, Any]]:
+        """Rows for questions that share a video; others: where to take a wrong one, None for no
+        baselines."""
+        rows = [_row(question) for question in questions]
+        try:
+            tokens = self._encode(place, questions)
+            self._fill(rows, questions, "answer", self._qa.language.read(tokens))
+        except VzVideoError as error:
+            stage = "decode" if isinstance(error, VideoError) else "answer"
+            for row in rows:
+                row |= {"error": f"{stage}:{error.code}", "message": str(error)}
+                row |= {"answer": None, "answer_score": None}
+            return rows
+        for row in rows:
+            row |= {"frames": tokens.frames, "tokens": len(tokens)}
+        if others is None:
+            return rows
+        if self._nothing is None:
+            self._nothing = self._qa.language.read_nothing()
+        self._fill(rows, questions, "no_video", self._nothing)
+        for other in others[:_OTHERS]:
+            try:
+                prefix = self._qa.language.read(self._encode(other, questions))
+            except VzVideoError:
+                continue
+            self._fill(rows, questions, "wrong_video", prefix)
+            for row in rows:
+                row["wrong"] = other[0]
+            break
+        return rows
+
+    def _encode(self, place: tuple[Any, ...], questions: list[Question]) -> VisualTokens:
+        if place not in self._tokens:
+            while len(self._tokens) > 2:
+                self._tokens.pop(next(iter(self._tokens)))
+            video, start_s, end_s = place
+            longest = max((q.question for q in questions), key=len)
+            changes = {"start_s": start_s, "end_s": end_s}
+            self._tokens[place] = self._qa.encode_timed(
+                video, question=longest, **{k: v for k, v in changes.items() if v is not None}
+            ).tokens
+        return self._tokens[place]
+
+    def _fill(
+        self, rows: list[dict[str, Any]], questions: list[Question], shown: str, prefix: Prefix
+    ) -> None:
+        """Answers and scores of the questions, into the columns that `shown` names."""
+        language, settings = self._qa.language, self._qa.settings
+        spoken = [(r, q) for r, q in zip(rows, questions, strict=True) if q.metric != "choice"]
+        if spoken:
+            texts = language.answer_many(
+                prefix,
+                [self._prompt.format(question=q.question) for _, q in spoken],
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+            )
+            for (row, question), text in zip(spoken, texts, strict=True):
+                row[shown] = text
+                if question.metric == "exact":
+                    row[f"{shown}_score"] = scoring.exact(text, question.answers)
+        for row, question in zip(rows, questions, strict=True):
+            if question.metric == "choice":
+                row[shown] = self._chosen(prefix, question)
+                row[f"{shown}_score"] = float(row[shown] in question.answers)
+
+    def _chosen(self, prefix: Prefix, question: Question) -> str:
+        asked = self._prompt.format(question=question.question)
+        options = list(question.options)
+        if self._choose == "letter":
+            letters = list(LETTERS[: len(options)])
+            lines = [f"({a}) {text}" for a, text in zip(letters, options, strict=True)]
+            asked = "\n".join([asked, *lines, "Answer with the option's letter."])
+            likely = self._qa.language.likelihoods(prefix, asked, letters)
+        else:
+            likely = self._qa.language.likelihoods(prefix, asked, options)
+        return options[int(np.argmax(likely))]
+
+
+def _row(question: Question) -> dict[str, Any]:
+    columns = ("id", "video", "kind", "metric", "question")
+    row: dict[str, Any] = {name: getattr(question, name) for name in columns}
+    row |= {"answers": list(question.answers), "options": list(question.options)}
+    for shown in SHOWN:
+        row |= {shown: None, f"{shown}_score": None}
+    return row | {"wrong": None, "frames": None, "tokens": None, "error": None, "message": None}
+
+
+def _place(question: Question) -> tuple[Any, ...]:
+    return (question.video, question.start_s, question.end_s)
+
+
+class _Ledger:
+    """The rows that are there already, in a file that only ever grows by whole lines.
+
+    about: what made them; a file that something else made is refused.
+    """
+
+    def __init__(self, out: Path, about: dict[str, Any]) -> None:
+        self.about = about
+        self.rows: dict[str, dict[str, Any]] = {}
+        self._path = out / "answers.jsonl"
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{out}: cannot be used for results ({error})") from None
+        # The last line may be half written.
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        if lines:
+            self._check(lines[0], out)
+            rows = map(json.loads, lines[1:])
+            # What failed is asked again: the file may be there by now.
+            self.rows = {row["id"]: row for row in rows if row["error"] is None}
+        _write(self._path, _lines([{"about": about}, *self.rows.values()]))
+
+    def _check(self, line: str, out: Path) -> None:
+        try:
+            before = json.loads(line)["about"]
+        except (ValueError, KeyError, TypeError):
+            raise SettingsError(
+                f"{self._path}: is there, and no file of answers; give another folder"
+            ) from None
+        now = json.loads(json.dumps(self.about))
+        changed = [
+            f"{name} {before.get(name)!r} -> {now.get(name)!r}"
+            for name in {**before, **now}
+            if before.get(name) != now.get(name)
+        ]
+        if changed:
+            raise SettingsError(
+                f"{out} holds answers of another run ({', '.join(changed)}): give another folder, "
+                "or delete it"
+            )
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Keeps the rows of a video; they are on the disk when this returns."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_lines(rows))
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows |= {row["id"]: row for row in rows}
+
+
+def _signature(
+    qa: VideoQA, questions: Sequence[Question], prompt: str, choose: str, baselines: bool
+) -> dict[str, Any]:
+    """Everything an answer depends on."""
+    settings = dataclasses.asdict(qa.settings)
+    for name in ("model", "cache", "cache_gib", "batch", "deadline_s", "device"):
+        settings.pop(name)
+    folder = weights.locate(catalog.find(qa.name))
+    return {
+        "vzvideo": vzvideo.__version__,
+        "model": qa.name,
+        "weights": weights.fingerprint(folder, "") if folder else None,
+        "questions": _digest([dataclasses.asdict(question) for question in questions]),
+        "prompt": prompt,
+        "choose": choose,
+        "baselines": baselines,
+        **settings,
+    }
+
+
+def _digest(about: Any) -> str:
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = pa.list_(pa.string())
+    kinds = {"answers": texts, "options": texts, "frames": pa.int32(), "tokens": pa.int32()}
+    kinds |= {f"{shown}_score": pa.float64() for shown in SHOWN}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in rows[0]])
+    part = path.with_name(path.name + ".part")
+    pq.write_table(pa.Table.from_pylist(rows, schema), part)
+    part.replace(path)
