@@ -4,8 +4,9 @@
     vzvideo eval clips/questions.jsonl
 
 Every photograph becomes a clip standing still and a clip with a camera move; every two in a row
-become one clip with a hard cut. `--captions` is a Parquet file with the columns `webp` (encoded
-image) and `captions`, and `split` where `--split` is given.
+become one clip with a hard cut, and every sixth begins a long clip of six scenes. `--captions` is a
+Parquet file with the columns `webp` (encoded image) and `captions`, and `split` where `--split` is
+given.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pipelines.questions import ACTIONS, CONCEPTS, Asked, Captioned, Presence
 
 FRAMES = 16  # of a scene, at 8 a second
 PAIRS = 2  # yes-and-no questions of each photograph, so many of either
+SCENES = 6  # of a long clip
 Row = dict[str, Any]
 
 
@@ -48,18 +50,27 @@ def pan_rows(number: int, said: Captioned, presence: Presence, rng: random.Rando
 
 def cut_rows(scenes: Sequence[Captioned], rng: random.Random) -> Iterator[Row]:
     """What is asked of two photographs in sequence."""
-    options = [rng.choice(scene.captions) for scene in scenes]
-    if options[0] != options[1]:
-        for question, place in (("What happens first?", 0), ("What happens last?", 1)):
-            yield {
-                "question": question,
-                "answer": options[place],
-                "options": sorted(options),
-                "kind": "which scene",
-            }
+    yield from _ends(scenes, "which scene", rng)
     for asked in questions.order(scenes, rng):
         if asked.kind in ("which first", "before"):
             yield _exact(asked)
+
+
+def long_rows(
+    numbers: Sequence[int], said: Sequence[Captioned], presence: Presence, rng: random.Random
+) -> Iterator[Row]:
+    """What is asked of many photographs in sequence."""
+    for concept, shown in presence.draw(numbers, SCENES // 2, rng):
+        yield _exact(questions.is_there(concept, shown, rng)) | {"kind": "ever there, long"}
+    yield from _ends([said[number] for number in numbers], "which scene, long", rng)
+
+
+def _ends(scenes: Sequence[Captioned], kind: str, rng: random.Random) -> Iterator[Row]:
+    first, last = (rng.choice(scenes[place].captions) for place in (0, -1))
+    if first != last:
+        for question, answer in (("What happens first?", first), ("What happens last?", last)):
+            options = sorted([first, last])
+            yield {"question": question, "answer": answer, "options": options, "kind": kind}
 
 
 def _exact(asked: Asked) -> Row:
@@ -110,6 +121,10 @@ def main() -> None:
             asked = cut_rows([photograph, said[following]], rng)
             moves = [still(number), still(following)]
             add(f"cut-{number:04d}.mp4", moves, FRAMES, asked)
+        if number % SCENES == 0 and len(said) >= SCENES:
+            numbers = [(number + 7 * n) % len(said) for n in range(SCENES)]
+            asked = long_rows(numbers, said, presence, rng)
+            add(f"long-{number:04d}.mp4", [still(n) for n in numbers], FRAMES, asked)
     path = args.out / "questions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     print(f"{path}: {len(rows)} questions")

@@ -20,7 +20,7 @@ import argparse
 import hashlib
 import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,6 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -39,8 +38,6 @@ from pipelines import questions
 from pipelines.clips import Move, View, draw_move, picture, still
 from pipelines.questions import ACTIONS, CONCEPTS, Captioned, Presence
 from pipelines.training import (
-    LORA_ALPHA,
-    LORA_RANK,
     Connector,
     Packed,
     Packer,
@@ -48,12 +45,16 @@ from pipelines.training import (
     Trainee,
     answer_losses,
     begun,
+    export,
     fit,
+    load_export,
+    packer_for,
 )
 from vzvideo import visionzip
 from vzvideo.models import mini_build
 from vzvideo.models.encoder import Encoder, Scored
 from vzvideo.models.preprocess import Preprocess
+from vzvideo.models.video_llava import VideoLlava
 
 EMBEDDING_STD = 0.136  # of SmolLM2's token embeddings: where the connector's output should start
 DECISIVE = 3.0  # weight of the token that decides a short answer
@@ -268,7 +269,7 @@ def evaluate(
     """
     rng = random.Random(0)
     count = len(dev.rows)
-    sums = Counter[str]()
+    sums: dict[str, float] = defaultdict(float)
 
     def losses(
         clips: list[list[View]], items: list[list[tuple[str, str]]]
@@ -294,8 +295,8 @@ def evaluate(
             for _, drawn in kept
         ]  # fmt: skip
         by_answer = answer_losses(*losses([[View(dev.rows[n])] for n, _ in kept], items))
-        for (yes, no), shown in zip(by_answer.view(-1, 2).tolist(), truth, strict=True):
-            sums["presence"] += (yes < no) == shown
+        for (yes, no), there in zip(by_answer.view(-1, 2).tolist(), truth, strict=True):
+            sums["presence"] += (yes < no) == there
             sums["presences"] += 1
         clips = [
             [View(dev.rows[a])] * 2 + [View(dev.rows[b])] * 2
@@ -319,29 +320,6 @@ def evaluate(
         "first": sums["first"] / count,
         "last": sums["last"] / count,
     }
-
-
-def export(trainee: Trainee, path: Path, note: dict[str, Any]) -> None:
-    """Writes connector and LoRA in half precision, whole or not at all."""
-    state = {f"projector.{name}": value for name, value in trainee.connector.folded().items()}
-    state |= trainee.lora_state()
-    metadata = {
-        "lora_rank": str(LORA_RANK),
-        "lora_alpha": str(LORA_ALPHA),
-        "training": json.dumps(note),
-    }
-    part = path.with_suffix(".part")
-    save_file({k: v.half().cpu().contiguous() for k, v in state.items()}, part, metadata)
-    part.replace(path)
-
-
-def load_export(trainee: Trainee, path: Path) -> None:
-    """Goes on from an adapter that `export` wrote."""
-    with safe_open(path, "pt") as file:
-        state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    projector = {name: value for name, value in state.items() if name.startswith("projector.")}
-    trainee.connector.unfold({n.removeprefix("projector."): v for n, v in projector.items()})
-    trainee.load_lora({n: v for n, v in state.items() if n not in projector})
 
 
 def main() -> None:
@@ -387,7 +365,7 @@ def main() -> None:
     del images
 
     model = mini_build.join(tower.float(), language_model, tokenizer)
-    packer = Packer(*_asking(model, tokenizer))
+    packer = packer_for(VideoLlava(model, tokenizer))
     sample = features.compressed([View(row) for row in train.rows[:512]], 14, 3).flatten(0, 1)
     trainee = Trainee(model, sample)
     run = home / ("uncompressed" if args.uncompressed else "visionzip")
@@ -433,14 +411,6 @@ def main() -> None:
     )
     fit(trainee, draw, schedule, accelerator, run, report)
     print(run / "adapter.safetensors")
-
-
-def _asking(model: Any, tokenizer: Any) -> tuple[Any, Any, int, int]:
-    """What `Packer` needs to ask as `vzvideo` asks."""
-    from vzvideo.models.video_llava import VideoLlava
-
-    language = VideoLlava(model, tokenizer)
-    return language.opening, tokenizer, language.video_token, tokenizer.eos_token_id
 
 
 if __name__ == "__main__":

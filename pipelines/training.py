@@ -21,8 +21,12 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from peft import LoraConfig, inject_adapter_in_model
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
+
+from vzvideo.models.video_llava import VideoLlava
 
 LORA_RANK, LORA_ALPHA = 16, 32
 
@@ -53,9 +57,14 @@ class Packed:
 class Packer:
     """Questions and answers -> `Packed`, in the chat form that the model is asked in."""
 
-    def __init__(self, opening: Callable[[str], tuple[list[int], list[int]]], tokenizer: Any,
-                 video_token: int, end: int) -> None:  # fmt: skip
-        """opening: a question -> token ids before and after the video."""
+    def __init__(
+        self,
+        opening: Callable[[str], tuple[list[int], list[int]]],
+        tokenizer: Any,
+        video_token: int,
+        end: int,
+    ) -> None:
+        """opening: a question -> token ids before and after the video. end: ends an answer."""
         self._opening = opening
         self._tokenizer = tokenizer
         self._video, self._end = video_token, end
@@ -63,47 +72,53 @@ class Packer:
     def __call__(
         self,
         items: Sequence[Sequence[tuple[str, str]]],
-        visual: int,
+        visual: int | Sequence[int],
         *,
         decisive: float = 1.0,
     ) -> Packed:
-        """items: of each video its (question, answer) pairs; visual: video tokens of each.
+        """items: of each video its (question, answer) pairs; visual: video tokens of each video,
+            one number where all have as many.
 
         decisive: how much the first token of an answer of one or two words counts: it is where
             such an answer is decided, and long answers would drown it.
         """
         rows = []
-        for pairs in items:
+        counts = [visual] * len(items) if isinstance(visual, int) else visual
+        for pairs, count in zip(items, counts, strict=True):
             before: list[int] = []
             branches = []
             for question, answer in pairs:
                 before, after = self._opening(question)
-                said = self._tokenizer(answer, add_special_tokens=False).input_ids
-                branches.append((after, [*said, self._end]))
-            rows.append(([*before, *[self._video] * visual], branches))
+                ids_of = self._tokenizer(answer, add_special_tokens=False).input_ids
+                branches.append((after, [*ids_of, self._end]))
+            rows.append(([*before, *[self._video] * count], branches))
         shape = (
             len(rows),
             max(len(p) + sum(len(q) + len(a) - 1 for q, a in branches) for p, branches in rows),
         )
         ids, positions = torch.full(shape, self._end), torch.zeros(shape, dtype=torch.long)
         branch = torch.full(shape, -1)  # -1 padding, 0 the video, 1.. questions
-        row, source, target, weight, number = [], [], [], [], []
+        row: list[int] = []
+        source: list[int] = []
+        target: list[int] = []
+        weight: list[float] = []
+        number: list[int] = []
         answers = 0
         for b, (prompt, branches) in enumerate(rows):
             at = len(prompt)
             ids[b, :at], positions[b, :at] = torch.tensor(prompt), torch.arange(at)
             branch[b, :at] = 0
-            for n, (question, answer) in enumerate(branches, start=1):
-                text = question + answer[:-1]  # the last token is only ever a target
+            for n, (asked, said) in enumerate(branches, start=1):
+                text = asked + said[:-1]  # the last token is only ever a target
                 span = slice(at, at + len(text))
                 ids[b, span] = torch.tensor(text)
                 positions[b, span] = torch.arange(len(prompt), len(prompt) + len(text))
                 branch[b, span] = n
-                row += [b] * len(answer)
-                source += range(span.start + len(question) - 1, span.stop)
-                target += answer
-                weight += [decisive if len(answer) <= 5 else 1.0, *[1.0] * (len(answer) - 1)]
-                number += [answers] * len(answer)
+                row += [b] * len(said)
+                source += range(span.start + len(asked) - 1, span.stop)
+                target += said
+                weight += [decisive if len(said) <= 5 else 1.0, *[1.0] * (len(said) - 1)]
+                number += [answers] * len(said)
                 answers += 1
                 at = span.stop
         order = torch.arange(shape[1])
@@ -118,6 +133,11 @@ class Packer:
         )
 
 
+def packer_for(language: VideoLlava) -> Packer:
+    """Packs as `language` asks."""
+    return Packer(language.opening, language.tokenizer, language.video_token, language.end)
+
+
 class Connector(nn.Module):
     """Video-LLaVA's projector behind a fixed standardisation of its input.
 
@@ -128,12 +148,15 @@ class Connector(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, projector: Any, sample: Tensor) -> None:
-        """sample: (n, D) features to take the statistics from."""
+    def __init__(self, projector: Any, sample: Tensor | None) -> None:
+        """sample: (n, D) features to take the statistics from; None leaves them as they come."""
         super().__init__()
         self.projector = projector
-        self.register_buffer("mean", sample.mean(0))
-        self.register_buffer("std", sample.std(0))
+        width = projector.linear_1.in_features
+        plain = torch.zeros(width), torch.ones(width)
+        mean, std = plain if sample is None else (sample.mean(0), sample.std(0))
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
 
     def forward(self, features: Tensor) -> Tensor:
         output: Tensor = self.projector((features - self.mean) / self.std)
@@ -163,7 +186,7 @@ class Connector(nn.Module):
 class Trainee(nn.Module):
     """Connector and language model of a Video-LLaVA; the towers' work is already done."""
 
-    def __init__(self, model: Any, sample: Tensor, *, lora: bool = True) -> None:
+    def __init__(self, model: Any, sample: Tensor | None, *, lora: bool = True) -> None:
         """lora: whether the language model learns too, or the connector alone."""
         super().__init__()
         self.connector = Connector(model.model.multi_modal_projector, sample)
@@ -177,7 +200,7 @@ class Trainee(nn.Module):
         self.connector.requires_grad_(True)
 
     def forward(self, features: Tensor, batch: Packed) -> Tensor:
-        """features (B, V, D) -> the loss of each answer token, nats (A,)."""
+        """features (..., D), all videos' tokens in order -> loss of each answer token, nats (A,)."""
         embeds = self.language_model.get_input_embeddings()(batch.ids)
         video = (batch.ids == self.video_token).unsqueeze(-1)
         embeds = embeds.masked_scatter(video, self.connector(features).to(embeds.dtype))
@@ -216,6 +239,29 @@ class Trainee(nn.Module):
                 parameter.data = parameter.data.bfloat16()
 
 
+def export(trainee: Trainee, path: Path, note: dict[str, Any]) -> None:
+    """Writes connector and LoRA in half precision, whole or not at all."""
+    state = {f"projector.{name}": value for name, value in trainee.connector.folded().items()}
+    state |= trainee.lora_state()
+    metadata = {
+        "lora_rank": str(LORA_RANK),
+        "lora_alpha": str(LORA_ALPHA),
+        "training": json.dumps(note),
+    }
+    part = path.with_suffix(".part")
+    save_file({k: v.half().cpu().contiguous() for k, v in state.items()}, part, metadata)
+    part.replace(path)
+
+
+def load_export(trainee: Trainee, path: Path) -> None:
+    """Goes on from an adapter that `export` wrote."""
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    projector = {name: value for name, value in state.items() if name.startswith("projector.")}
+    trainee.connector.unfold({n.removeprefix("projector."): v for n, v in projector.items()})
+    trainee.load_lora({n: v for n, v in state.items() if n not in projector})
+
+
 def answer_losses(losses: Tensor, batch: Packed) -> Tensor:
     """Token losses (A,) -> the mean loss of each answer, nats a token (answers,)."""
     count = int(batch.answer.max()) + 1
@@ -235,7 +281,7 @@ class Schedule:
     every: int
 
 
-Draw = Callable[[int], tuple[Tensor, Packed]]  # step -> features (B, V, D) and their batch
+Draw = Callable[[int], tuple[Tensor, Packed]]  # step -> features (..., D) and their batch
 Report = Callable[[Trainee, dict[str, float]], None]
 
 

@@ -1,0 +1,329 @@
+"""What VisionZip keeps, beside the plain ways to the same number of tokens.
+
+    python -m pipelines.make_clips --captions captions.parquet --split dev --out clips/
+    python -m pipelines.compare clips/ --model mini --out table.json
+
+Two tables. At equal frames: accuracy and caption quality at 257, 65, 33, 17 and 9 tokens a frame,
+for VisionZip and for patches taken evenly, pooled, drawn at random, and by attention alone. At
+equal tokens: as many as two frames have uncompressed, spent on 2, 8, 16 or 32 frames of long clips.
+Options are chosen by likelihood, as `vzvideo eval` does; a yes-or-no question has two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+import vzvideo
+from pipelines.training import Trainee, answer_losses, packer_for
+from vzvideo import visionzip
+from vzvideo.evaluation import questions as files
+from vzvideo.evaluation import scoring
+from vzvideo.evaluation.questions import Question
+from vzvideo.models.encoder import Encoder, Scored
+from vzvideo.models.video_llava import VideoLlava
+from vzvideo.video import open_video, sampling
+
+BUDGETS = (65, 33, 17, 9)
+FRAMES = {"still": 1, "pan": 4, "cut": 4, "long": 32}  # by the beginning of a clip's name
+TRADES = ((2, None), (8, 65), (16, 33), (32, 17))  # frames and tokens a frame, all near 520 tokens
+YES_NO = ("Yes.", "No.")
+CAPTION_TOKENS = 40
+Reduce = Callable[[Scored, int], Tensor]
+
+
+# -- ways to fewer tokens: whole frames (B, N, D) -> (B, tokens, D), the CLS always first
+
+
+def by_visionzip(scored: Scored, tokens: int) -> Tensor:
+    """Dominant and contextual."""
+    split = visionzip.split_tokens(tokens)
+    return visionzip.compress(scored.hidden, scored.scores, scored.keys, *split).features
+
+
+def by_attention(scored: Scored, tokens: int) -> Tensor:
+    """Dominant ones alone."""
+    return visionzip.compress(scored.hidden, scored.scores, scored.keys, tokens, 0).features
+
+
+def by_grid(scored: Scored, tokens: int) -> Tensor:
+    """Patches at even distances, whatever they show."""
+    rows, columns = _grid(tokens - 1)
+    edge = _edge(scored)
+    down = ((torch.arange(rows) + 0.5) * edge / rows).long()
+    across = ((torch.arange(columns) + 0.5) * edge / columns).long()
+    index = (down[:, None] * edge + across[None, :]).flatten() + 1
+    return torch.cat([scored.hidden[:, :1], scored.hidden[:, index]], 1)
+
+
+def by_pooling(scored: Scored, tokens: int) -> Tensor:
+    """Means over the cells of a coarser grid."""
+    edge = _edge(scored)
+    patches = scored.hidden[:, 1:].float().unflatten(1, (edge, edge)).permute(0, 3, 1, 2)
+    pooled = F.adaptive_avg_pool2d(patches, _grid(tokens - 1)).flatten(2).transpose(1, 2)
+    return torch.cat([scored.hidden[:, :1], pooled.to(scored.hidden.dtype)], 1)
+
+
+def by_chance(scored: Scored, tokens: int) -> Tensor:
+    """Patches drawn at random, the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    batch, count, _ = scored.hidden.shape
+    order = torch.rand(batch, count - 1, generator=generator).argsort(1)[:, : tokens - 1]
+    index = order.sort(1).values + 1
+    return torch.cat([scored.hidden[:, :1], _gather(scored.hidden, index)], 1)
+
+
+def _gather(hidden: Tensor, index: Tensor) -> Tensor:
+    """hidden (B, N, D), index (B, M) -> (B, M, D)."""
+    return hidden.gather(1, index.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+
+
+METHODS: dict[str, Reduce] = {
+    "VisionZip": by_visionzip,
+    "dominant only": by_attention,
+    "average pooling": by_pooling,
+    "even subsampling": by_grid,
+    "random": by_chance,
+}
+
+
+def _grid(patches: int) -> tuple[int, int]:
+    """Rows and columns of a grid as square as may be."""
+    rows = next(r for r in range(int(patches**0.5), 0, -1) if patches % r == 0)
+    return rows, patches // rows
+
+
+def _edge(scored: Scored) -> int:
+    return round((scored.hidden.shape[1] - 1) ** 0.5)
+
+
+# -- the model
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip's questions and its frames, whole."""
+
+    scored: Scored
+    questions: list[Question]
+
+    def tokens(self, frames: int, tokens: int | None, reduce: Reduce) -> Tensor:
+        """`frames` of its frames at even distances, reduced -> (V, D)."""
+        count = len(self.scored.hidden)
+        index = (np.arange(frames) + 0.5) * count / frames
+        part = Scored(*(values[index.astype(int)].float() for values in self.scored))
+        return (part.hidden if tokens is None else reduce(part, tokens)).flatten(0, 1)
+
+
+def look(encoder: Encoder, path: Path, frames: int) -> Scored:
+    """Decodes and encodes a clip; kept in half precision, scores whole."""
+    with open_video(str(path), size=2 * encoder.preprocess.size) as video:
+        times = sampling.uniform(0.0, video.info.duration_s or 0.0, frames)
+        parts = [
+            encoder.score(encoder.preprocess(torch.from_numpy(batch.pixels), encoder.device))
+            for batch in video.stream(times, 8)
+        ]
+    hidden, scores, keys = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    return Scored(hidden.half(), scores.float(), keys.half())
+
+
+class Judge:
+    """Scores clips of equally many tokens, many at a time."""
+
+    def __init__(self, language: VideoLlava, batch_tokens: int = 6000) -> None:
+        self._language = language
+        self._trainee = Trainee(language.model, None, lora=False).eval()
+        self._packer = packer_for(language)
+        self._batch_tokens = batch_tokens
+
+    @torch.inference_mode()
+    def chosen(self, features: list[Tensor], questions: list[list[Question]]) -> dict[str, float]:
+        """Clips (V, D) and their questions with options -> 1 or 0 by the question's id."""
+        scores: dict[str, float] = {}
+        each = len(features[0]) + 24 * max(sum(len(options(q)) for q in some) for some in questions)
+        for part in self._parts(len(features), each):
+            items = [
+                [(q.question, text) for q in some for text in options(q)]
+                for some in questions[part]
+            ]
+            batch = self._packer(items, len(features[0])).to(self._language.device)
+            losses = self._trainee(self._stack(features[part]), batch)
+            by_answer = iter(answer_losses(losses, batch).tolist())
+            for question in (q for some in questions[part] for q in some):
+                found = [next(by_answer) for _ in options(question)]
+                best = options(question)[int(np.argmin(found))]
+                scores[question.id] = scoring.exact(best, question.answers)
+        return scores
+
+    @torch.inference_mode()
+    def captions(self, features: list[Tensor], question: str) -> list[str]:
+        """Clips (V, D) -> what the model says of each, greedily."""
+        language = self._language
+        before, after = language.opening(question)
+        row = [*before, *[language.video_token] * len(features[0]), *after]
+        said: list[str] = []
+        for part in self._parts(len(features), len(row) + CAPTION_TOKENS):
+            ids = torch.tensor([row] * len(features[part]), device=language.device)
+            projector: Any = language.model.model.multi_modal_projector
+            video = projector(self._stack(features[part])).flatten(0, 1).unsqueeze(0)
+            output = language.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                mm_encoder_outputs={"video": BaseModelOutputWithPooling(pooler_output=video)},
+                do_sample=False,
+                max_new_tokens=CAPTION_TOKENS,
+                eos_token_id=sorted(language.ends),
+                pad_token_id=language.pad,
+            )
+            texts = language.tokenizer.batch_decode(output[:, len(row) :], skip_special_tokens=True)
+            said += [text.strip() for text in texts]
+        return said
+
+    def _stack(self, features: list[Tensor]) -> Tensor:
+        return torch.stack(features).to(self._language.device, self._language.model.dtype)
+
+    def _parts(self, count: int, each: int) -> list[slice]:
+        size = max(1, self._batch_tokens // each)
+        return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def options(question: Question) -> tuple[str, ...]:
+    """What is to choose from; of a yes-or-no question, the two."""
+    return question.options or YES_NO
+
+
+# -- the tables
+
+
+def score(
+    judge: Judge, clips: Sequence[Clip], frames: int, tokens: int | None, reduce: Reduce
+) -> dict[str, tuple[list[float], list[str]]]:
+    """Scores and videos by kind of question."""
+    features = [clip.tokens(frames, tokens, reduce) for clip in clips]
+    closed = [[q for q in clip.questions if _closed(q)] for clip in clips]
+    by_kind: dict[str, tuple[list[float], list[str]]] = {}
+
+    def note(question: Question, value: float) -> None:
+        values, videos = by_kind.setdefault(question.kind, ([], []))
+        values.append(value)
+        videos.append(question.video)
+
+    asked = [i for i, some in enumerate(closed) if some]
+    if asked:
+        chosen = judge.chosen([features[i] for i in asked], [closed[i] for i in asked])
+        for question in (q for some in closed for q in some):
+            note(question, chosen[question.id])
+    told = [(i, q) for i, clip in enumerate(clips) for q in clip.questions if q.metric == "caption"]
+    if told:
+        texts = judge.captions([features[i] for i, _ in told], told[0][1].question)
+        values = scoring.cider(texts, [q.answers for _, q in told])
+        for (_, question), value in zip(told, values, strict=True):
+            note(question, float(value))
+    return by_kind
+
+
+def _closed(question: Question) -> bool:
+    return question.metric == "choice" or set(question.answers) <= set(YES_NO)
+
+
+def _line(method: str, frames: int, tokens: int, scores: dict[str, Any]) -> dict[str, Any]:
+    kinds = {}
+    for kind, (values, videos) in sorted(scores.items()):
+        low, high = scoring.interval(np.array(values), videos)
+        kinds[kind] = {
+            "score": float(np.mean(values)), "low": low, "high": high, "questions": len(values),
+        }  # fmt: skip
+    return {"method": method, "frames": frames, "tokens_per_frame": tokens, "kinds": kinds}
+
+
+def compare(
+    judge: Judge, groups: dict[str, list[Clip]], whole: int, say: Callable[[dict[str, Any]], None]
+) -> None:
+    """Both tables, line by line; whole: tokens of a frame that keeps them all."""
+    plans: list[tuple[str, int | None]] = [("full", None)]
+    plans += [(method, tokens) for tokens in BUDGETS for method in METHODS]
+    for method, tokens in plans:
+        scores: dict[str, Any] = {}
+        for name, clips in groups.items():
+            if name != "long":
+                reduce = METHODS.get(method, by_visionzip)
+                scores |= score(judge, clips, FRAMES[name], tokens, reduce)
+        say({"table": "frames"} | _line(method, 0, tokens or whole, scores))
+    for frames, tokens in TRADES:
+        scores = score(judge, groups["long"], frames, tokens, by_visionzip)
+        method = "full" if tokens is None else "VisionZip"
+        say({"table": "tokens"} | _line(method, frames, tokens or whole, scores))
+
+
+def markdown(lines: Sequence[dict[str, Any]], table: str) -> str:
+    """One of the tables, for a README."""
+    lines = [line for line in lines if line["table"] == table]
+    kinds = list(lines[0]["kinds"])
+    head = ["method", "frames", "tokens a frame", *kinds]
+    if table == "frames":
+        head.remove("frames")
+    rows = [head, ["---"] * len(head)]
+    for line in lines:
+        cells = [line["method"], str(line["frames"]), str(line["tokens_per_frame"])]
+        if table == "frames":
+            cells.pop(1)
+        for kind in kinds:
+            part = line["kinds"][kind]
+            cells.append(f"{part['score']:.3f} ({part['low']:.2f}-{part['high']:.2f})")
+        rows.append(cells)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("clips", type=Path, help="folder that make_clips has written")
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--limit", type=int, help="clips of each sort")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    qa = vzvideo.load(args.model, dtype=args.dtype, device=args.device)
+    asked: dict[str, list[Question]] = {}
+    for question in files.read(args.clips / "questions.jsonl"):
+        if _closed(question) or question.metric == "caption":
+            asked.setdefault(question.video, []).append(question)
+    groups: dict[str, list[Clip]] = {name: [] for name in FRAMES}
+    for video, some in asked.items():
+        name = Path(video).name.split("-")[0]
+        if args.limit is None or len(groups[name]) < args.limit:
+            groups[name].append(Clip(look(qa.encoder, Path(video), FRAMES[name]), some))
+    print(f"{sum(map(len, groups.values()))} clips encoded", file=sys.stderr, flush=True)
+    about = {
+        "model": args.model,
+        "dtype": args.dtype,
+        "device": str(qa.encoder.device),
+        "vzvideo": vzvideo.__version__,
+        "torch": torch.__version__,
+        "frames": FRAMES,
+    }
+    lines: list[dict[str, Any]] = []
+
+    def say(line: dict[str, Any]) -> None:
+        lines.append(line)
+        args.out.write_text(json.dumps(about | {"lines": lines}, indent=1) + "\n")
+        brief = {kind: round(part["score"], 3) for kind, part in line["kinds"].items()}
+        print(line["method"], line["frames"], line["tokens_per_frame"], brief, flush=True)
+
+    compare(Judge(qa.language), groups, qa.encoder.tokens, say)
+    print(markdown(lines, "frames"), markdown(lines, "tokens"), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
