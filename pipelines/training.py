@@ -200,7 +200,7 @@ class Trainee(nn.Module):
         self.connector.requires_grad_(True)
 
     def forward(self, features: Tensor, batch: Packed) -> Tensor:
-        """features (..., D), all videos' tokens in order -> loss of each answer token, nats (A,)."""
+        """features (..., D), all videos in order -> the loss of each answer token, nats (A,)."""
         embeds = self.language_model.get_input_embeddings()(batch.ids)
         video = (batch.ids == self.video_token).unsqueeze(-1)
         embeds = embeds.masked_scatter(video, self.connector(features).to(embeds.dtype))

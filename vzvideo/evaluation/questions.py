@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import difflib
+import io
+import json
+import math
+import re
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from vzvideo.errors import SettingsError
+
+Metric = Literal["exact", "choice", "caption"]
+_SHOWN = 5  # problems of a file that are spelled out
+_ENDINGS = (".mp4", ".mkv", ".webm", ".avi")
 
 
 @dataclass(frozen=True)
@@ -24,6 +39,464 @@ class Question:
     answers: tuple[str, ...]
     options: tuple[str, ...] = ()
     kind: str = "all"
-    metric: Literal["exact", "choice", "caption"] = "exact"
+    metric: Metric = "exact"
     start_s: float | None = None
     end_s: float | None = None
+
+
+def read(path: Path, *, format: str | None = None, videos: Path | None = None) -> list[Question]:
+    """The questions of a file, or one SettingsError that tells all that is wrong with it.
+
+    Args:
+        format: a name of `FORMATS`; None takes "jsonl" for files that end so.
+        videos: the folder of the videos, the file's own by default. Whether a video exists is not
+            asked: one that is missing keeps the name it should have.
+    """
+    if format is None and path.suffix.lower() == ".jsonl":
+        format = "jsonl"
+    if format not in FORMATS:
+        given = f"{path}: its name tells no format" if format is None else f"format {format!r}"
+        raise SettingsError(f"{given}: {_hint(format or '', FORMATS)}")
+    if videos is not None and not videos.is_dir():
+        raise SettingsError(f"{videos}: not a folder, the one that the videos lie in is needed")
+    own = path if path.is_dir() else path.parent
+    questions, problems, places = [], [], {}
+    for row, question in FORMATS[format](path, _Videos(videos or own)):
+        if not row.problems and question.id in places:
+            row.wrong(f"id {question.id!r} is that of {places[question.id]}, too")
+        places.setdefault(question.id, row.where)
+        questions.append(question)
+        problems += row.problems
+    if problems:
+        more = len(problems) - _SHOWN
+        tail = f"; and {more} more" if more > 0 else ""
+        raise SettingsError(f"{path}: {'; '.join(problems[:_SHOWN])}{tail}")
+    if not questions:
+        raise SettingsError(f"{path}: holds no questions")
+    return questions
+
+
+class _Row:
+    """One row of a file, and all that is wrong with it.
+
+    A wrong field reads as an empty one, so that those after it are looked at, too.
+    """
+
+    def __init__(self, where: str, fields: Any, problem: str = "an object is expected") -> None:
+        self.where = where
+        self.fields: dict[str, Any] = fields if isinstance(fields, dict) else {}
+        self.problems = [] if isinstance(fields, dict) else [f"{where}: {problem}"]
+        self._readable = isinstance(fields, dict)
+
+    def wrong(self, message: str) -> None:
+        if self._readable:  # of a row that is none, its fields are no further problem
+            self.problems.append(f"{self.where}: {message}")
+
+    def has(self, name: str) -> bool:
+        return self.fields.get(name) is not None
+
+    def text(self, name: str, *, number: bool = False) -> str:
+        """A text that is not empty; number: whole numbers will do."""
+        if not self.has(name):
+            self.wrong(f"{name} is missing")
+            return ""
+        value = self.fields[name]
+        if type(value) is not str and not (number and type(value) is int):
+            needed = "text or a whole number" if number else "text"
+            self.wrong(f"{name}: {reprlib.repr(value)} given, {needed} is needed")
+            return ""
+        if not str(value).strip():
+            self.wrong(f"{name} is empty")
+        return str(value).strip()
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts, none of them empty."""
+        values = self.fields.get(name)
+        if not isinstance(values, list) or not values or not all(type(v) is str for v in values):
+            shown = f"{reprlib.repr(values)} given" if self.has(name) else "missing"
+            self.wrong(f"{name}: {shown}, a list of texts is needed")
+            return ()
+        if not all(value.strip() for value in values):
+            self.wrong(f"{name}: one of them is empty")
+        return tuple(value.strip() for value in values)
+
+    def number(self, name: str) -> float | None:
+        value = self.fields.get(name)
+        if value is None or (type(value) in (int, float) and math.isfinite(value)):
+            return None if value is None else float(value)
+        self.wrong(f"{name}: {reprlib.repr(value)} given, a number is needed")
+        return None
+
+    def listed(self, answers: tuple[str, ...], options: tuple[str, ...]) -> tuple[str, ...]:
+        """`answers`, each of which has to be one of `options`."""
+        for answer in answers:
+            if answer and options and answer not in options:
+                self.wrong(f"answer {reprlib.repr(answer)} is none of the {len(options)} options")
+        return answers
+
+    def pointed(self, signs: str, options: tuple[str, ...]) -> tuple[str, ...]:
+        """The option that `answer` points to by one of `signs`."""
+        answer, allowed = self.text("answer"), list(signs[: len(options)])
+        if answer in allowed:
+            return (options[allowed.index(answer)],)
+        if answer and allowed:
+            which = f"{allowed[0]}..{allowed[-1]}"
+            self.wrong(f"answer: {reprlib.repr(answer)} given, {which} are allowed")
+        return ()
+
+
+class _Videos:
+    """Where the videos of a question file lie."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._found: dict[tuple[str, ...], str] = {}
+        self._below: dict[str, list[Path]] | None = None
+
+    def find(self, *names: str, endings: Sequence[str] = _ENDINGS) -> str:
+        """The first name with the first ending that exists; else the first of all."""
+        if names not in self._found:
+            paths = [self.folder / f"{name}{ending}" for name in names for ending in endings]
+            self._found[names] = str(next((path for path in paths if path.exists()), paths[0]))
+        return self._found[names]
+
+    def search(self, name: str, within: str) -> str:
+        """`name` in the folder or anywhere below it, where only one is called so.
+
+        within: a folder whose files go before others of the same name.
+        """
+        if (direct := self.folder / name).exists():
+            return str(direct)
+        if self._below is None:
+            self._below = {}
+            for path in sorted(self.folder.rglob("*")):
+                self._below.setdefault(path.name, []).append(path)
+        tail = Path(name).parts
+        paths = [p for p in self._below.get(Path(name).name, []) if p.parts[-len(tail) :] == tail]
+        paths = [p for p in paths if within in p.parts] or paths
+        # Of two that fit alike, either may be another video: better none than a wrong one.
+        return str(paths[0] if len(paths) == 1 else direct)
+
+
+_Pairs = Iterator[tuple[_Row, Question]]  # a question counts where its row has no problems
+
+
+def _own(path: Path, videos: _Videos) -> _Pairs:
+    names = "video question answers answer options id kind metric start_s end_s".split()
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"line {number}"
+        try:
+            row = _Row(where, json.loads(line))
+        except (ValueError, RecursionError) as error:
+            row = _Row(where, None, f"no JSON ({error})")
+        for name in row.fields:
+            if name not in names:
+                row.wrong(f"unknown field {reprlib.repr(name)}: {_hint(name, names)}")
+        if row.has("answer") == row.has("answers"):
+            row.wrong("answer or answers: give one of them")
+            answers: tuple[str, ...] = ()
+        else:
+            answers = (row.text("answer"),) if row.has("answer") else row.texts("answers")
+        options = row.texts("options") if row.has("options") else ()
+        if options and len(set(options)) != max(len(options), 2):
+            row.wrong("options: at least two different texts are needed, none of them twice")
+        metric: Any = row.text("metric") if row.has("metric") else "choice" if options else "exact"
+        if metric not in get_args(Metric):
+            row.wrong(f"metric: {metric!r} given, {', '.join(get_args(Metric))} are allowed")
+        if metric == "choice" and not row.has("options"):
+            row.wrong("metric: choice needs options")
+        start_s, end_s = row.number("start_s"), row.number("end_s")
+        if (start_s or 0) < 0 or (end_s is not None and end_s <= (start_s or 0)):
+            row.wrong("start_s, end_s: a start from 0 and an end after it are needed")
+        video = row.text("video")
+        yield (
+            row,
+            Question(
+                id=row.text("id", number=True) if row.has("id") else str(number),
+                video=video if "://" in video else str(videos.folder / video),
+                question=row.text("question"),
+                answers=row.listed(answers, options),
+                options=options,
+                kind=row.text("kind") if row.has("kind") else "all",
+                metric=metric,
+                start_s=start_s,
+                end_s=end_s,
+            ),
+        )
+
+
+def _spoken(row: _Row, video: str) -> Question:
+    """A question of MSVD-QA or MSRVTT-QA, whose papers group them by their first word."""
+    question = row.text("question")
+    first = question.lower().partition(" ")[0]
+    kind = first if first in ("what", "who", "how", "when", "where") else "other"
+    return Question(row.text("id", number=True), video, question, (row.text("answer"),), kind=kind)
+
+
+def _msvd(path: Path, videos: _Videos) -> _Pairs:
+    mapping = _beside(path, videos, "youtube_mapping.txt", path.parent.parent)
+    lines = [line.split() for line in _text(mapping).splitlines()] if mapping else []
+    youtube = {line[1]: line[0] for line in lines if len(line) == 2}
+    for row in _json(path):
+        name = f"vid{row.text('video_id', number=True)}"
+        names = [youtube[name], name] if name in youtube else [name]
+        yield row, _spoken(row, videos.find(*names, endings=(".avi", *_ENDINGS)))
+
+
+def _msrvtt(path: Path, videos: _Videos) -> _Pairs:
+    for row in _json(path):
+        yield row, _spoken(row, videos.find(f"video{row.text('video_id', number=True)}"))
+
+
+def _tgif(path: Path, videos: _Videos) -> _Pairs:
+    # Despite their names, vid_id numbers the questions and key the videos.
+    for row in _table(path, "gif_name question answer vid_id", delimiter="\t"):
+        number = row.text("vid_id")
+        sort = f"{path.stem} {number}".lower()
+        options: tuple[str, ...] = ()
+        if "a1" in row.fields:
+            options = tuple(row.text(f"a{i}") for i in range(1, 6))
+            answers, kind = row.pointed("01234", options), "action"
+            if "trans" in sort:
+                kind = "transition"
+        else:
+            answers = (row.text("answer"),)
+            kind = "frameqa" if "type" in row.fields or "frameqa" in sort else "count"
+            if kind == "count" and answers[0] and not answers[0].isdecimal():
+                row.wrong(f"answer: {reprlib.repr(answers[0])} given, a whole number is needed")
+        yield (
+            row,
+            Question(
+                id=number,
+                video=videos.find(row.text("gif_name"), endings=(".gif", *_ENDINGS)),
+                question=row.text("question"),
+                answers=answers,
+                options=options,
+                kind=kind,
+                metric="choice" if options else "exact",
+            ),
+        )
+
+
+def _activitynet(path: Path, videos: _Videos) -> _Pairs:
+    if not path.stem.endswith("_q"):
+        raise SettingsError(
+            f"{path}: test_q.json is needed, or one called alike; answers in _a.json"
+        )
+    beside = path.with_name(f"{path.stem[:-1]}a{path.suffix}")
+    found = {str(row.fields.get("question_id")): row.fields for row in _json(beside)}
+    kinds = "motion spatial temporal yes/no colour object location number other".split()
+    for row in _json(path):
+        number, name = row.text("question_id"), row.text("video_name")
+        answer, kind = "", ""
+        if number in found:
+            row.fields = found[number] | row.fields
+            answer, kind = row.text("answer"), row.text("type", number=True)
+            if kind and kind not in list("012345678"):
+                row.wrong(f"type: {reprlib.repr(kind)} given, 0..8 are allowed")
+        elif number:
+            row.wrong(f"question_id {reprlib.repr(number)} has no answer in {beside.name}")
+        yield (
+            row,
+            Question(
+                id=number,
+                video=videos.find(f"v_{name}", name),
+                question=row.text("question"),
+                answers=(answer,),
+                kind=kinds[int(kind)] if not row.problems else "",
+            ),
+        )
+
+
+def _next(path: Path, videos: _Videos) -> _Pairs:
+    mapping = _beside(path, videos, "map_vid_vidorID.json")
+    folders = _object(mapping) if mapping else {}
+    # The open-ended test has second answers in a file of its own.
+    more = _beside(path, videos, f"add_reference_answer_{path.stem}.json")
+    second = _object(more) if more else {}
+    kinds = {"C": "causal", "T": "temporal", "D": "descriptive"}
+    for row in _table(path, "video question answer qid type"):
+        name, number, sort = row.text("video"), row.text("qid"), row.text("type")
+        if sort and sort[0] not in kinds:
+            row.wrong(f"type: {reprlib.repr(sort)} given, C.., T.. or D.. are allowed")
+        options: tuple[str, ...] = ()
+        if "a0" in row.fields:
+            options = tuple(row.text(f"a{i}") for i in range(5))
+            answers = row.pointed("01234", options)
+        else:
+            further = (
+                row.fields.get("additional_ref_answer"),
+                (second.get(name) or {}).get(number),
+            )
+            texts = [row.text("answer"), *(str(text or "").strip() for text in further)]
+            answers = tuple(dict.fromkeys(filter(None, texts)))
+        yield (
+            row,
+            Question(
+                id=f"{name}_{number}",
+                video=videos.find(*([str(folders[name])] if name in folders else []), name),
+                question=row.text("question"),
+                answers=answers,
+                options=options,
+                kind=kinds.get(sort[:1], ""),
+                metric="choice" if options else "exact",
+            ),
+        )
+
+
+# Whose videos a task of MVBench asks of, where two sources call their files alike.
+_MVBENCH = {
+    "clevrer": "object_existence moving_direction moving_count moving_attribute "
+    "counterfactual_inference",
+    "perception": "object_shuffle action_count state_change character_order",
+}
+
+
+def _mvbench(path: Path, videos: _Videos) -> _Pairs:
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    for file in files:
+        within = next((name for name, tasks in _MVBENCH.items() if file.stem in tasks.split()), "")
+        for number, row in enumerate(_json(file, f"{file.name} " if path.is_dir() else ""), 1):
+            options = row.texts("candidates")
+            yield (
+                row,
+                Question(
+                    id=f"{file.stem}-{number}",
+                    video=videos.search(row.text("video"), within),
+                    question=row.text("question"),
+                    answers=row.listed((row.text("answer"),), options),
+                    options=options,
+                    kind=file.stem,
+                    metric="choice",
+                    start_s=row.number("start"),
+                    end_s=row.number("end"),
+                ),
+            )
+
+
+def _video_mme(path: Path, videos: _Videos) -> _Pairs:
+    rows = _json(path, inner="questions") if path.suffix == ".json" else _parquet(path)
+    for row in rows:
+        names = [row.text(name) for name in ("videoID", "video_id") if row.has(name)]
+        if not names:
+            row.wrong("videoID is missing")
+        letters = "ABCDEFGH"
+        options = tuple(
+            re.sub(rf"^\(?{letter}[.):]\s*(?=\S)", "", option)
+            for letter, option in zip(letters, row.texts("options"), strict=False)
+        )
+        yield (
+            row,
+            Question(
+                id=row.text("question_id"),
+                video=videos.find(*names or [""]),
+                question=row.text("question"),
+                answers=row.pointed(letters, options),
+                options=options,
+                kind=row.text("duration"),
+                metric="choice",
+            ),
+        )
+
+
+FORMATS: dict[str, Callable[[Path, _Videos], _Pairs]] = {
+    "jsonl": _own,
+    "msvd-qa": _msvd,
+    "msrvtt-qa": _msrvtt,
+    "tgif-qa": _tgif,
+    "activitynet-qa": _activitynet,
+    "next-qa": _next,
+    "mvbench": _mvbench,
+    "video-mme": _video_mme,
+}
+
+
+def _hint(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+
+
+def _beside(path: Path, videos: _Videos, name: str, *more: Path) -> Path | None:
+    """Where a second file of a data set lies, if it does."""
+    folders = (path.parent, videos.folder, *more)
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def _text(path: Path) -> str:
+    content = b""
+    try:
+        content = path.read_bytes()
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise SettingsError(f"{path}: line {line}: not in UTF-8, which is needed") from None
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        return json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{path}: no JSON ({error})") from None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    content = _loaded(path)
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: an object is expected")
+    return content
+
+
+def _json(path: Path, before: str = "", inner: str = "") -> Iterator[_Row]:
+    """The objects of a list; those in the list `inner` of each, where they have one."""
+    content = _loaded(path)
+    if not isinstance(content, list):
+        raise SettingsError(f"{path}: a list of objects is expected")
+    for number, fields in enumerate(content, 1):
+        where = f"{before}entry {number}"
+        if isinstance(fields, dict) and isinstance(parts := fields.get(inner), list):
+            for n, part in enumerate(parts, 1):
+                yield _Row(f"{where}.{n}", fields | part if isinstance(part, dict) else part)
+        else:
+            yield _Row(where, fields)
+
+
+def _table(path: Path, columns: str, delimiter: str = ",") -> Iterator[_Row]:
+    lines = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter)
+    try:
+        _check_columns(path, columns, lines.fieldnames or [])
+        for fields in lines:
+            row = _Row(f"line {lines.line_num}", fields)
+            if None in fields:
+                row.wrong("more cells than columns")
+            yield row
+    except csv.Error as error:
+        raise SettingsError(f"{path}: line {lines.line_num}: {error}") from None
+
+
+def _parquet(path: Path) -> Iterator[_Row]:
+    try:
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(path)
+    except ImportError:
+        raise SettingsError(
+            f"{path}: parquet is read by pyarrow, which is not installed: pip install 'vzvideo[eval]'"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"{path}: not readable as parquet ({reason})") from None
+    columns = "video_id duration videoID question_id question options answer"
+    _check_columns(path, columns, table.column_names)
+    for number, fields in enumerate(table.to_pylist(), 1):
+        yield _Row(f"row {number}", fields)
+
+
+def _check_columns(path: Path, needed: str, there: Sequence[str]) -> None:
+    missing = [name for name in needed.split() if name not in there]
+    if missing:
+        given = ", ".join(map(repr, there)) or "none"
+        raise SettingsError(f"{path}: columns {', '.join(missing)} are missing; there are {given}")
