@@ -245,3 +245,36 @@ def test_templates_that_want_parts_hold_a_conversation(
     language.template = "{% for m in messages if m['role'] == 'user' %}<video>{% endfor %}"
     with pytest.raises(ModelError, match="leaves out"):
         language.ask_ids(prefix, QUESTION)
+
+
+def test_likelihoods_equal_a_run_without_cache(
+    language: VideoLlava, tokens: VisualTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["A cat.", "A man rides a bike on a dirt track.", "Two dogs run."]
+    prefix = language.read(tokens)
+    before = language.logits(prefix, QUESTION)
+    likely = language.likelihoods(prefix, QUESTION, options)
+    ids = language.ask_ids(prefix, QUESTION)
+    for option, found in zip(options, likely, strict=True):
+        said = [*language.tokenizer(option, add_special_tokens=False).input_ids, language.end]
+        expected = []
+        for place, token in enumerate(said):
+            told = torch.cat([ids, torch.tensor([said[:place]], dtype=ids.dtype)], 1)
+            expected.append(cold(language, tokens, told).log_softmax(-1)[token].item())
+        assert found == pytest.approx(np.mean(expected), abs=LOGITS_F32)
+    torch.testing.assert_close(language.logits(prefix, QUESTION), before, atol=0, rtol=0)
+    # However few rows fit at a time.
+    monkeypatch.setattr("vzvideo.models.video_llava._COPIED", 1)
+    assert language.likelihoods(prefix, QUESTION, options) == pytest.approx(likely, abs=LOGITS_F32)
+
+
+def test_nothing_read_is_the_prompt_without_a_video(
+    language: VideoLlava, tokens: VisualTokens
+) -> None:
+    blind = language.read_nothing()
+    before, after = language.opening(QUESTION)
+    expected = cold(language, tokens, torch.tensor([[*before, *after]]))
+    torch.testing.assert_close(
+        language.logits(blind, QUESTION), expected.float(), atol=LOGITS_F32, rtol=0
+    )
+    assert language.answer(blind, QUESTION, max_new_tokens=4)

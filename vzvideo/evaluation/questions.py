@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import difflib
 import io
 import json
 import math
+import os
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,7 +62,9 @@ def read(path: Path, *, format: str | None = None, videos: Path | None = None) -
     if videos is not None and not videos.is_dir():
         raise SettingsError(f"{videos}: not a folder, the one that the videos lie in is needed")
     own = path if path.is_dir() else path.parent
-    questions, problems, places = [], [], {}
+    questions: list[Question] = []
+    problems: list[str] = []
+    places: dict[str, str] = {}
     for row, question in FORMATS[format](path, _Videos(videos or own)):
         if not row.problems and question.id in places:
             row.wrong(f"id {question.id!r} is that of {places[question.id]}, too")
@@ -134,15 +138,26 @@ class _Row:
                 self.wrong(f"answer {reprlib.repr(answer)} is none of the {len(options)} options")
         return answers
 
-    def pointed(self, signs: str, options: tuple[str, ...]) -> tuple[str, ...]:
-        """The option that `answer` points to by one of `signs`."""
-        answer, allowed = self.text("answer"), list(signs[: len(options)])
-        if answer in allowed:
-            return (options[allowed.index(answer)],)
-        if answer and allowed:
+    def pointed(self, signs: str, options: Sequence[str], name: str = "answer") -> tuple[str, ...]:
+        """The option that the field points to by one of `signs`, none where it is wrong."""
+        sign, allowed = self.text(name, number=True), list(signs[: len(options)])
+        if sign in allowed:
+            return (options[allowed.index(sign)],)
+        if sign and allowed:
             which = f"{allowed[0]}..{allowed[-1]}"
-            self.wrong(f"answer: {reprlib.repr(answer)} given, {which} are allowed")
+            self.wrong(f"{name}: {reprlib.repr(sign)} given, {which} are allowed")
         return ()
+
+    def question(
+        self,
+        id: str,
+        video: str,
+        answers: tuple[str, ...],
+        kind: str,
+        options: tuple[str, ...] = (),
+    ) -> Question:
+        metric: Metric = "choice" if options else "exact"
+        return Question(id, video, self.text("question"), answers, options, kind, metric)
 
 
 class _Videos:
@@ -157,7 +172,7 @@ class _Videos:
         """The first name with the first ending that exists; else the first of all."""
         if names not in self._found:
             paths = [self.folder / f"{name}{ending}" for name in names for ending in endings]
-            self._found[names] = str(next((path for path in paths if path.exists()), paths[0]))
+            self._found[names] = str(next(filter(os.path.exists, paths), paths[0]))
         return self._found[names]
 
     def search(self, name: str, within: str) -> str:
@@ -165,7 +180,7 @@ class _Videos:
 
         within: a folder whose files go before others of the same name.
         """
-        if (direct := self.folder / name).exists():
+        if os.path.exists(direct := self.folder / name):
             return str(direct)
         if self._below is None:
             self._below = {}
@@ -182,57 +197,40 @@ _Pairs = Iterator[tuple[_Row, Question]]  # a question counts where its row has 
 
 
 def _own(path: Path, videos: _Videos) -> _Pairs:
-    names = "video question answers answer options id kind metric start_s end_s".split()
+    names = [*(field.name for field in dataclasses.fields(Question)), "answer"]
+    metrics = get_args(Metric)
     for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
-        where = f"line {number}"
         try:
-            row = _Row(where, json.loads(line))
+            row = _Row(f"line {number}", json.loads(line))
         except (ValueError, RecursionError) as error:
-            row = _Row(where, None, f"no JSON ({error})")
+            row = _Row(f"line {number}", None, f"no JSON ({error})")
         for name in row.fields:
             if name not in names:
                 row.wrong(f"unknown field {reprlib.repr(name)}: {_hint(name, names)}")
+        answers: tuple[str, ...] = ()
         if row.has("answer") == row.has("answers"):
             row.wrong("answer or answers: give one of them")
-            answers: tuple[str, ...] = ()
         else:
             answers = (row.text("answer"),) if row.has("answer") else row.texts("answers")
         options = row.texts("options") if row.has("options") else ()
         if options and len(set(options)) != max(len(options), 2):
-            row.wrong("options: at least two different texts are needed, none of them twice")
+            row.wrong("options: at least two are needed, none of them twice")
         metric: Any = row.text("metric") if row.has("metric") else "choice" if options else "exact"
-        if metric not in get_args(Metric):
-            row.wrong(f"metric: {metric!r} given, {', '.join(get_args(Metric))} are allowed")
+        if metric and metric not in metrics:
+            row.wrong(f"metric: {metric!r} given, {', '.join(metrics)} are allowed")
         if metric == "choice" and not row.has("options"):
             row.wrong("metric: choice needs options")
         start_s, end_s = row.number("start_s"), row.number("end_s")
         if (start_s or 0) < 0 or (end_s is not None and end_s <= (start_s or 0)):
             row.wrong("start_s, end_s: a start from 0 and an end after it are needed")
-        video = row.text("video")
-        yield (
-            row,
-            Question(
-                id=row.text("id", number=True) if row.has("id") else str(number),
-                video=video if "://" in video else str(videos.folder / video),
-                question=row.text("question"),
-                answers=row.listed(answers, options),
-                options=options,
-                kind=row.text("kind") if row.has("kind") else "all",
-                metric=metric,
-                start_s=start_s,
-                end_s=end_s,
-            ),
-        )
-
-
-def _spoken(row: _Row, video: str) -> Question:
-    """A question of MSVD-QA or MSRVTT-QA, whose papers group them by their first word."""
-    question = row.text("question")
-    first = question.lower().partition(" ")[0]
-    kind = first if first in ("what", "who", "how", "when", "where") else "other"
-    return Question(row.text("id", number=True), video, question, (row.text("answer"),), kind=kind)
+        video, kind = row.text("video"), row.text("kind") if row.has("kind") else "all"
+        # An absolute path takes no folder before it.
+        place = video if "://" in video else str(videos.folder / video)
+        asked, answers = row.text("question"), row.listed(answers, options)
+        own = row.text("id", number=True) if row.has("id") else str(number)
+        yield row, Question(own, place, asked, answers, options, kind, metric, start_s, end_s)
 
 
 def _msvd(path: Path, videos: _Videos) -> _Pairs:
@@ -250,64 +248,52 @@ def _msrvtt(path: Path, videos: _Videos) -> _Pairs:
         yield row, _spoken(row, videos.find(f"video{row.text('video_id', number=True)}"))
 
 
+def _spoken(row: _Row, video: str) -> Question:
+    """Of the kind that is its first word, as the tables of MSVD-QA and MSRVTT-QA have it."""
+    first = str(row.fields.get("question")).strip().lower().partition(" ")[0]
+    kind = first if first in ("what", "who", "how", "when", "where") else "other"
+    return row.question(row.text("id", number=True), video, (row.text("answer"),), kind)
+
+
 def _tgif(path: Path, videos: _Videos) -> _Pairs:
-    # Despite their names, vid_id numbers the questions and key the videos.
-    for row in _table(path, "gif_name question answer vid_id", delimiter="\t"):
-        number = row.text("vid_id")
+    for row in _table(path, ("gif_name", "question", "answer", "vid_id"), delimiter="\t"):
+        number = row.text("vid_id")  # despite its name, of the question: COUNT12, TRANS23
         sort = f"{path.stem} {number}".lower()
         options: tuple[str, ...] = ()
         if "a1" in row.fields:
             options = tuple(row.text(f"a{i}") for i in range(1, 6))
-            answers, kind = row.pointed("01234", options), "action"
-            if "trans" in sort:
-                kind = "transition"
+            answers = row.pointed("01234", options)
+            kind = "transition" if "trans" in sort else "action"
         else:
             answers = (row.text("answer"),)
             kind = "frameqa" if "type" in row.fields or "frameqa" in sort else "count"
             if kind == "count" and answers[0] and not answers[0].isdecimal():
                 row.wrong(f"answer: {reprlib.repr(answers[0])} given, a whole number is needed")
-        yield (
-            row,
-            Question(
-                id=number,
-                video=videos.find(row.text("gif_name"), endings=(".gif", *_ENDINGS)),
-                question=row.text("question"),
-                answers=answers,
-                options=options,
-                kind=kind,
-                metric="choice" if options else "exact",
-            ),
-        )
+        video = videos.find(row.text("gif_name"), endings=(".gif", *_ENDINGS))
+        yield row, row.question(number, video, answers, kind, options)
+
+
+# In the order of their numbers.
+_ACTIVITYNET = tuple(
+    "motion spatial temporal yes/no colour object location number other".split()  # noqa: SIM905
+)
 
 
 def _activitynet(path: Path, videos: _Videos) -> _Pairs:
     if not path.stem.endswith("_q"):
-        raise SettingsError(
-            f"{path}: test_q.json is needed, or one called alike; answers in _a.json"
-        )
+        raise SettingsError(f"{path}: a name like test_q.json is needed; answers in test_a.json")
     beside = path.with_name(f"{path.stem[:-1]}a{path.suffix}")
     found = {str(row.fields.get("question_id")): row.fields for row in _json(beside)}
-    kinds = "motion spatial temporal yes/no colour object location number other".split()
     for row in _json(path):
         number, name = row.text("question_id"), row.text("video_name")
         answer, kind = "", ""
         if number in found:
             row.fields = found[number] | row.fields
-            answer, kind = row.text("answer"), row.text("type", number=True)
-            if kind and kind not in list("012345678"):
-                row.wrong(f"type: {reprlib.repr(kind)} given, 0..8 are allowed")
+            answer = row.text("answer")
+            kind = "".join(row.pointed("012345678", _ACTIVITYNET, "type"))
         elif number:
             row.wrong(f"question_id {reprlib.repr(number)} has no answer in {beside.name}")
-        yield (
-            row,
-            Question(
-                id=number,
-                video=videos.find(f"v_{name}", name),
-                question=row.text("question"),
-                answers=(answer,),
-                kind=kinds[int(kind)] if not row.problems else "",
-            ),
-        )
+        yield row, row.question(number, videos.find(f"v_{name}", name), (answer,), kind)
 
 
 def _next(path: Path, videos: _Videos) -> _Pairs:
@@ -315,9 +301,14 @@ def _next(path: Path, videos: _Videos) -> _Pairs:
     folders = _object(mapping) if mapping else {}
     # The open-ended test has second answers in a file of its own.
     more = _beside(path, videos, f"add_reference_answer_{path.stem}.json")
-    second = _object(more) if more else {}
+    second = {
+        (video, number): answer
+        for video, answers in (_object(more) if more else {}).items()
+        if isinstance(answers, dict)
+        for number, answer in answers.items()
+    }
     kinds = {"C": "causal", "T": "temporal", "D": "descriptive"}
-    for row in _table(path, "video question answer qid type"):
+    for row in _table(path, ("video", "question", "answer", "qid", "type")):
         name, number, sort = row.text("video"), row.text("qid"), row.text("type")
         if sort and sort[0] not in kinds:
             row.wrong(f"type: {reprlib.repr(sort)} given, C.., T.. or D.. are allowed")
@@ -326,79 +317,58 @@ def _next(path: Path, videos: _Videos) -> _Pairs:
             options = tuple(row.text(f"a{i}") for i in range(5))
             answers = row.pointed("01234", options)
         else:
-            further = (
-                row.fields.get("additional_ref_answer"),
-                (second.get(name) or {}).get(number),
-            )
-            texts = [row.text("answer"), *(str(text or "").strip() for text in further)]
+            further = [row.fields.get("additional_ref_answer"), second.get((name, number))]
+            texts = [row.text("answer"), *(text.strip() for text in further if type(text) is str)]
             answers = tuple(dict.fromkeys(filter(None, texts)))
+        video = videos.find(*([str(folders[name])] if name in folders else []), name)
         yield (
             row,
-            Question(
-                id=f"{name}_{number}",
-                video=videos.find(*([str(folders[name])] if name in folders else []), name),
-                question=row.text("question"),
-                answers=answers,
-                options=options,
-                kind=kinds.get(sort[:1], ""),
-                metric="choice" if options else "exact",
-            ),
+            row.question(f"{name}_{number}", video, answers, kinds.get(sort[:1], ""), options),
         )
 
 
-# Whose videos a task of MVBench asks of, where two sources call their files alike.
+# Whose videos a task of MVBench asks of, where two of its sources name their files alike.
 _MVBENCH = {
-    "clevrer": "object_existence moving_direction moving_count moving_attribute "
-    "counterfactual_inference",
-    "perception": "object_shuffle action_count state_change character_order",
+    "action_count": "perception",
+    "character_order": "perception",
+    "counterfactual_inference": "clevrer",
+    "moving_attribute": "clevrer",
+    "moving_count": "clevrer",
+    "moving_direction": "clevrer",
+    "object_existence": "clevrer",
+    "object_shuffle": "perception",
+    "state_change": "perception",
 }
 
 
 def _mvbench(path: Path, videos: _Videos) -> _Pairs:
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    for file in files:
-        within = next((name for name, tasks in _MVBENCH.items() if file.stem in tasks.split()), "")
-        for number, row in enumerate(_json(file, f"{file.name} " if path.is_dir() else ""), 1):
+    for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+        before = f"{file.name} " if path.is_dir() else ""
+        for number, row in enumerate(_json(file, before), 1):
             options = row.texts("candidates")
+            answers = row.listed((row.text("answer"),), options)
+            video = videos.search(row.text("video"), _MVBENCH.get(file.stem, ""))
+            question = row.question(f"{file.stem}-{number}", video, answers, file.stem, options)
             yield (
                 row,
-                Question(
-                    id=f"{file.stem}-{number}",
-                    video=videos.search(row.text("video"), within),
-                    question=row.text("question"),
-                    answers=row.listed((row.text("answer"),), options),
-                    options=options,
-                    kind=file.stem,
-                    metric="choice",
-                    start_s=row.number("start"),
-                    end_s=row.number("end"),
-                ),
+                dataclasses.replace(question, start_s=row.number("start"), end_s=row.number("end")),
             )
 
 
 def _video_mme(path: Path, videos: _Videos) -> _Pairs:
-    rows = _json(path, inner="questions") if path.suffix == ".json" else _parquet(path)
-    for row in rows:
-        names = [row.text(name) for name in ("videoID", "video_id") if row.has(name)]
-        if not names:
-            row.wrong("videoID is missing")
+    columns = ("duration", "videoID", "question_id", "question", "options", "answer")
+    parquet = path.suffix.lower() == ".parquet"
+    for row in _parquet(path, columns) if parquet else _json(path, inner="questions"):
+        # The official JSON has no videoID, only a running number.
+        name = row.text("videoID" if row.has("videoID") else "video_id", number=True)
         letters = "ABCDEFGH"
         options = tuple(
             re.sub(rf"^\(?{letter}[.):]\s*(?=\S)", "", option)
             for letter, option in zip(letters, row.texts("options"), strict=False)
         )
-        yield (
-            row,
-            Question(
-                id=row.text("question_id"),
-                video=videos.find(*names or [""]),
-                question=row.text("question"),
-                answers=row.pointed(letters, options),
-                options=options,
-                kind=row.text("duration"),
-                metric="choice",
-            ),
-        )
+        answers, kind = row.pointed(letters, options), row.text("duration")
+        video = videos.find(name)
+        yield row, row.question(row.text("question_id"), video, answers, kind, options)
 
 
 FORMATS: dict[str, Callable[[Path, _Videos], _Pairs]] = {
@@ -464,10 +434,10 @@ def _json(path: Path, before: str = "", inner: str = "") -> Iterator[_Row]:
             yield _Row(where, fields)
 
 
-def _table(path: Path, columns: str, delimiter: str = ",") -> Iterator[_Row]:
+def _table(path: Path, needed: Sequence[str], delimiter: str = ",") -> Iterator[_Row]:
     lines = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter)
     try:
-        _check_columns(path, columns, lines.fieldnames or [])
+        _check_columns(path, needed, lines.fieldnames or [])
         for fields in lines:
             row = _Row(f"line {lines.line_num}", fields)
             if None in fields:
@@ -477,26 +447,23 @@ def _table(path: Path, columns: str, delimiter: str = ",") -> Iterator[_Row]:
         raise SettingsError(f"{path}: line {lines.line_num}: {error}") from None
 
 
-def _parquet(path: Path) -> Iterator[_Row]:
+def _parquet(path: Path, needed: Sequence[str]) -> Iterator[_Row]:
     try:
         import pyarrow.parquet as pq
-
-        table = pq.read_table(path)
     except ImportError:
-        raise SettingsError(
-            f"{path}: parquet is read by pyarrow, which is not installed: pip install 'vzvideo[eval]'"
-        ) from None
+        raise SettingsError("parquet needs pyarrow: pip install 'vzvideo[eval]'") from None
+    try:
+        table = pq.read_table(path)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise SettingsError(f"{path}: not readable as parquet ({reason})") from None
-    columns = "video_id duration videoID question_id question options answer"
-    _check_columns(path, columns, table.column_names)
+    _check_columns(path, needed, table.column_names)
     for number, fields in enumerate(table.to_pylist(), 1):
         yield _Row(f"row {number}", fields)
 
 
-def _check_columns(path: Path, needed: str, there: Sequence[str]) -> None:
-    missing = [name for name in needed.split() if name not in there]
+def _check_columns(path: Path, needed: Sequence[str], there: Sequence[str]) -> None:
+    missing = [name for name in needed if name not in there]
     if missing:
         given = ", ".join(map(repr, there)) or "none"
         raise SettingsError(f"{path}: columns {', '.join(missing)} are missing; there are {given}")
