@@ -143,7 +143,7 @@ class Judge:
 
     def __init__(self, language: VideoLlava, batch_tokens: int = 6000) -> None:
         self._language = language
-        self._trainee = Trainee(language.model, None, lora=False).eval()
+        self._trainee = Trainee(language.model, None, lora=False).to(language.model.dtype).eval()
         self._packer = packer_for(language)
         self._batch_tokens = batch_tokens
 

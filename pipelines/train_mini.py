@@ -57,6 +57,7 @@ from vzvideo.models.preprocess import Preprocess
 from vzvideo.models.video_llava import VideoLlava
 
 EMBEDDING_STD = 0.136  # of SmolLM2's token embeddings: where the connector's output should start
+AT_ONCE = 4  # clips in one pass; more would need more memory and be no faster on a CPU
 DECISIVE = 3.0  # weight of the token that decides a short answer
 WHOLE_FRAME = (257, 0)  # dominant and contextual tokens of a frame that keeps them all
 # (frames, dominant, contextual) and how often: one model serves all of them.
@@ -97,7 +98,8 @@ class Features:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._place = {view: i for i, view in enumerate(views)}
-        shards = []
+        # Mapped from the disk, not read into memory: they are larger than what training needs.
+        self._shards = []
         for start in range(0, len(views), self.SHARD):
             path = folder / f"{start:06d}.safetensors"
             if not path.exists():
@@ -109,15 +111,15 @@ class Features:
                 save_file({name: value.cpu() for name, value in stored.items()}, part)
                 part.rename(path)
                 print(f"features {start + self.SHARD}/{len(views)}", flush=True)
-            shards.append(load_file(path))
-        self.scored = Scored(
-            *(torch.cat([shard.pop(name) for shard in shards]) for name in Scored._fields)
-        )
+            self._shards.append(load_file(path))
 
     def compressed(self, views: Sequence[View], dominant: int, contextual: int) -> Tensor:
         """Views -> float32 (len(views), tokens a view, D)."""
-        rows = [self._place[view] for view in views]
-        hidden, scores, keys = (part[rows].float() for part in self.scored)
+        places = [divmod(self._place[view], self.SHARD) for view in views]
+        hidden, scores, keys = (
+            torch.stack([self._shards[shard][name][row] for shard, row in places]).float()
+            for name in Scored._fields
+        )
         if (dominant, contextual) == WHOLE_FRAME:
             return hidden
         return visionzip.compress(hidden, scores, keys, dominant, contextual).features
@@ -383,7 +385,7 @@ def main() -> None:
         trainee.shrink_frozen()
     budgets, weights = zip(*(UNCOMPRESSED if args.uncompressed else BUDGETS), strict=True)
 
-    def draw(step: int) -> tuple[Tensor, Packed]:
+    def draw(step: int) -> list[tuple[Tensor, Packed]]:
         rng = random.Random(args.seed * 1_000_003 + step)
         count = len(train.rows)
         epoch, place = divmod(step * args.batch, max(count // args.batch * args.batch, 1))
@@ -393,9 +395,15 @@ def main() -> None:
         drawn = [
             draw_clip(train, number, frames, rng) for number in order[place : place + args.batch]
         ]
-        visual = features.clips([clip for clip, _ in drawn], dominant, contextual)
-        items = [asked for _, asked in drawn]
-        return visual, packer(items, visual.shape[1], decisive=DECISIVE)
+        # Those of like length together: less is filled up.
+        drawn.sort(key=lambda clip: sum(len(q) + len(a) for q, a in clip[1]))
+        parts = []
+        for start in range(0, len(drawn), AT_ONCE):
+            some = drawn[start : start + AT_ONCE]
+            visual = features.clips([clip for clip, _ in some], dominant, contextual)
+            items = [asked for _, asked in some]
+            parts.append((visual, packer(items, visual.shape[1], decisive=DECISIVE)))
+        return parts
 
     def report(trainee: Trainee, facts: dict[str, float]) -> None:
         budget = WHOLE_FRAME if args.uncompressed else (14, 3)

@@ -281,7 +281,8 @@ class Schedule:
     every: int
 
 
-Draw = Callable[[int], tuple[Tensor, Packed]]  # step -> features (..., D) and their batch
+# Step -> its batch in parts that fit the memory, each with its features (..., D).
+Draw = Callable[[int], list[tuple[Tensor, Packed]]]
 Report = Callable[[Trainee, dict[str, float]], None]
 
 
@@ -302,10 +303,10 @@ def fit(
     scheduler = get_cosine_schedule_with_warmup(optimizer, schedule.warmup, schedule.steps)
     bare = trainee
     trainee, optimizer, scheduler = accelerator.prepare(trainee, optimizer, scheduler)
-    state, part = home / "state", home / "state.part"
+    state, unfinished = home / "state", home / "state.part"
     progress = state / "step.json"
-    if not state.exists() and (part / "step.json").exists():
-        part.rename(state)  # killed between the two steps of keeping it
+    if not state.exists() and (unfinished / "step.json").exists():
+        unfinished.rename(state)  # killed between the two steps of keeping it
     step = 0
     if progress.exists():
         accelerator.load_state(str(state))
@@ -317,18 +318,22 @@ def fit(
     recent: list[float] = []
     begun = time.monotonic()
     while step < schedule.steps:
-        features, batch = draw(step)
-        batch = batch.to(accelerator.device)
-        with accelerator.autocast():
-            losses = trainee(features.to(accelerator.device), batch)
-        loss = (losses * batch.weight).sum() / batch.weight.sum()
-        accelerator.backward(loss)
+        parts = draw(step)
+        whole = sum(float(batch.weight.sum()) for _, batch in parts)
+        loss = 0.0
+        for features, batch in parts:
+            batch = batch.to(accelerator.device)
+            with accelerator.autocast():
+                losses = trainee(features.to(accelerator.device), batch)
+            part_loss = (losses * batch.weight).sum() / whole
+            accelerator.backward(part_loss)
+            loss += part_loss.item()
         accelerator.clip_grad_norm_(trainee.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
         step += 1
-        recent.append(loss.item())
+        recent.append(loss)
         if step % 10 == 0:
             each_s = (time.monotonic() - begun) / len(recent)
             mean = sum(recent[-10:]) / len(recent[-10:])
@@ -340,11 +345,11 @@ def fit(
                 "step_s": (time.monotonic() - begun) / len(recent),
                 "peak_mib": _peak_mib(accelerator.device),
             }
-            shutil.rmtree(part, ignore_errors=True)
-            accelerator.save_state(str(part))
-            (part / "step.json").write_text(json.dumps({"step": step}))
+            shutil.rmtree(unfinished, ignore_errors=True)
+            accelerator.save_state(str(unfinished))
+            (unfinished / "step.json").write_text(json.dumps({"step": step}))
             shutil.rmtree(state, ignore_errors=True)
-            part.rename(state)
+            unfinished.rename(state)
             bare.eval()
             with torch.no_grad(), accelerator.autocast():
                 report(bare, facts)

@@ -34,7 +34,7 @@ from vzvideo.evaluation.questions import Question
 from vzvideo.models import catalog, mini_build, weights
 from vzvideo.models.preprocess import Preprocess
 
-AT_ONCE = 6  # questions of one video learned in one sequence, at most
+QUESTIONS = 6  # of one video learned in one sequence, at most
 
 
 def main() -> None:
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--no-compress", action="store_true", help="train on every token")
     parser.add_argument("--passes", type=float, default=1.0, help="over the videos")
     parser.add_argument("--batch", type=int, default=8, help="videos a step")
+    parser.add_argument("--at-once", type=int, default=4, help="videos a pass, as memory allows")
     parser.add_argument("--connector-lr", type=float, default=2e-4)
     parser.add_argument("--lora-lr", type=float, default=2e-4)
     parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
@@ -93,17 +94,20 @@ def train(args: argparse.Namespace, work: Path) -> None:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
-    def draw(step: int) -> tuple[Tensor, Packed]:
+    def draw(step: int) -> list[tuple[Tensor, Packed]]:
         rng = random.Random(step)
-        first = step * args.batch
-        chosen = [names[i % len(names)] for i in range(first, first + args.batch)]
-        tokens = [qa.encode(name) for name in chosen]
-        items = []
-        for name in chosen:
-            asked = rng.sample(by_video[name], min(AT_ONCE, len(by_video[name])))
-            items.append([(q.question, rng.choice(q.answers)) for q in asked])
-        features = torch.cat([each.features.float().to(accelerator.device) for each in tokens])
-        return features, packer(items, [len(each) for each in tokens], decisive=3.0)
+        chosen = [names[(step * args.batch + i) % len(names)] for i in range(args.batch)]
+        parts = []
+        for start in range(0, len(chosen), args.at_once):
+            some = chosen[start : start + args.at_once]
+            tokens = [qa.encode(name) for name in some]
+            items = []
+            for name in some:
+                asked = rng.sample(by_video[name], min(QUESTIONS, len(by_video[name])))
+                items.append([(q.question, rng.choice(q.answers)) for q in asked])
+            features = torch.cat([each.features.float().cpu() for each in tokens])
+            parts.append((features, packer(items, [len(each) for each in tokens], decisive=3.0)))
+        return parts
 
     def report(trainee: Trainee, facts: dict[str, float]) -> None:
         about = facts | {"train": args.train, "compress": not args.no_compress}

@@ -7,7 +7,6 @@ import dataclasses
 import difflib
 import io
 import json
-import math
 import os
 import re
 import reprlib
@@ -19,6 +18,7 @@ from typing import Any, Literal, get_args
 from vzvideo.errors import SettingsError
 
 Metric = Literal["exact", "choice", "caption"]
+Texts = tuple[str, ...]
 _SHOWN = 5  # problems of a file that are spelled out
 _ENDINGS = (".mp4", ".mkv", ".webm", ".avi")
 
@@ -57,7 +57,11 @@ def read(path: Path, *, format: str | None = None, videos: Path | None = None) -
     if format is None and path.suffix.lower() == ".jsonl":
         format = "jsonl"
     if format not in FORMATS:
-        given = f"{path}: its name tells no format" if format is None else f"format {format!r}"
+        given = (
+            f"{path}: its name tells no format, give one"
+            if format is None
+            else f"format {format!r}"
+        )
         raise SettingsError(f"{given}: {_hint(format or '', FORMATS)}")
     if videos is not None and not videos.is_dir():
         raise SettingsError(f"{videos}: not a folder, the one that the videos lie in is needed")
@@ -113,7 +117,7 @@ class _Row:
             self.wrong(f"{name} is empty")
         return str(value).strip()
 
-    def texts(self, name: str) -> tuple[str, ...]:
+    def texts(self, name: str) -> Texts:
         """A list of texts, none of them empty."""
         values = self.fields.get(name)
         if not isinstance(values, list) or not values or not all(type(v) is str for v in values):
@@ -126,19 +130,21 @@ class _Row:
 
     def number(self, name: str) -> float | None:
         value = self.fields.get(name)
-        if value is None or (type(value) in (int, float) and math.isfinite(value)):
-            return None if value is None else float(value)
+        if value is None:
+            return None
+        if type(value) in (int, float) and abs(value) < 1e300:  # JSON knows larger ones, and NaN
+            return float(value)
         self.wrong(f"{name}: {reprlib.repr(value)} given, a number is needed")
         return None
 
-    def listed(self, answers: tuple[str, ...], options: tuple[str, ...]) -> tuple[str, ...]:
+    def listed(self, answers: Texts, options: Texts) -> Texts:
         """`answers`, each of which has to be one of `options`."""
         for answer in answers:
             if answer and options and answer not in options:
                 self.wrong(f"answer {reprlib.repr(answer)} is none of the {len(options)} options")
         return answers
 
-    def pointed(self, signs: str, options: Sequence[str], name: str = "answer") -> tuple[str, ...]:
+    def pointed(self, signs: str, options: Sequence[str], name: str = "answer") -> Texts:
         """The option that the field points to by one of `signs`, none where it is wrong."""
         sign, allowed = self.text(name, number=True), list(signs[: len(options)])
         if sign in allowed:
@@ -149,12 +155,7 @@ class _Row:
         return ()
 
     def question(
-        self,
-        id: str,
-        video: str,
-        answers: tuple[str, ...],
-        kind: str,
-        options: tuple[str, ...] = (),
+        self, id: str, video: str, answers: Texts, kind: str, options: Texts = ()
     ) -> Question:
         metric: Metric = "choice" if options else "exact"
         return Question(id, video, self.text("question"), answers, options, kind, metric)
@@ -165,7 +166,7 @@ class _Videos:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._found: dict[tuple[str, ...], str] = {}
+        self._found: dict[Texts, str] = {}
         self._below: dict[str, list[Path]] | None = None
 
     def find(self, *names: str, endings: Sequence[str] = _ENDINGS) -> str:
@@ -205,11 +206,12 @@ def _own(path: Path, videos: _Videos) -> _Pairs:
         try:
             row = _Row(f"line {number}", json.loads(line))
         except (ValueError, RecursionError) as error:
-            row = _Row(f"line {number}", None, f"no JSON ({error})")
+            reason = getattr(error, "msg", error)  # without the place, which counts another line 1
+            row = _Row(f"line {number}", None, f"no JSON ({reason})")
         for name in row.fields:
             if name not in names:
                 row.wrong(f"unknown field {reprlib.repr(name)}: {_hint(name, names)}")
-        answers: tuple[str, ...] = ()
+        answers: Texts = ()
         if row.has("answer") == row.has("answers"):
             row.wrong("answer or answers: give one of them")
         else:
@@ -259,7 +261,7 @@ def _tgif(path: Path, videos: _Videos) -> _Pairs:
     for row in _table(path, ("gif_name", "question", "answer", "vid_id"), delimiter="\t"):
         number = row.text("vid_id")  # despite its name, of the question: COUNT12, TRANS23
         sort = f"{path.stem} {number}".lower()
-        options: tuple[str, ...] = ()
+        options: Texts = ()
         if "a1" in row.fields:
             options = tuple(row.text(f"a{i}") for i in range(1, 6))
             answers = row.pointed("01234", options)
@@ -312,7 +314,7 @@ def _next(path: Path, videos: _Videos) -> _Pairs:
         name, number, sort = row.text("video"), row.text("qid"), row.text("type")
         if sort and sort[0] not in kinds:
             row.wrong(f"type: {reprlib.repr(sort)} given, C.., T.. or D.. are allowed")
-        options: tuple[str, ...] = ()
+        options: Texts = ()
         if "a0" in row.fields:
             options = tuple(row.text(f"a{i}") for i in range(5))
             answers = row.pointed("01234", options)
@@ -321,10 +323,8 @@ def _next(path: Path, videos: _Videos) -> _Pairs:
             texts = [row.text("answer"), *(text.strip() for text in further if type(text) is str)]
             answers = tuple(dict.fromkeys(filter(None, texts)))
         video = videos.find(*([str(folders[name])] if name in folders else []), name)
-        yield (
-            row,
-            row.question(f"{name}_{number}", video, answers, kinds.get(sort[:1], ""), options),
-        )
+        kind = kinds.get(sort[:1], "")
+        yield row, row.question(f"{name}_{number}", video, answers, kind, options)
 
 
 # Whose videos a task of MVBench asks of, where two of its sources name their files alike.
@@ -349,10 +349,8 @@ def _mvbench(path: Path, videos: _Videos) -> _Pairs:
             answers = row.listed((row.text("answer"),), options)
             video = videos.search(row.text("video"), _MVBENCH.get(file.stem, ""))
             question = row.question(f"{file.stem}-{number}", video, answers, file.stem, options)
-            yield (
-                row,
-                dataclasses.replace(question, start_s=row.number("start"), end_s=row.number("end")),
-            )
+            start_s, end_s = row.number("start"), row.number("end")
+            yield row, dataclasses.replace(question, start_s=start_s, end_s=end_s)
 
 
 def _video_mme(path: Path, videos: _Videos) -> _Pairs:
