@@ -91,6 +91,8 @@ def render(
 
     frames: of each move.
     """
+    if not moves or frames < 1:
+        raise ValueError(f"{path}: a clip needs at least one move and one frame")
     with av.open(str(path), "w") as container:
         stream = None
         for move in moves:
@@ -104,6 +106,5 @@ def render(
                     stream.pix_fmt = "yuv420p"
                 pixels = np.asarray(Image.fromarray(pixels).resize((stream.width, stream.height)))
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
-        if stream is None:
-            raise ValueError(f"{path}: a clip needs at least one move and one frame")
+        assert stream is not None
         container.mux(stream.encode())

@@ -143,7 +143,8 @@ class Judge:
 
     def __init__(self, language: VideoLlava, batch_tokens: int = 6000) -> None:
         self._language = language
-        self._trainee = Trainee(language.model, None, lora=False).to(language.model.dtype).eval()
+        trainee = Trainee(language.model, None, lora=False)
+        self._trainee = trainee.to(language.device, language.model.dtype).eval()
         self._packer = packer_for(language)
         self._batch_tokens = batch_tokens
 
@@ -252,7 +253,7 @@ def compare(
 ) -> None:
     """Both tables, line by line; whole: tokens of a frame that keeps them all."""
     plans: list[tuple[str, int | None]] = [("full", None)]
-    plans += [(method, tokens) for tokens in BUDGETS for method in METHODS]
+    plans += [(method, tokens) for method in METHODS for tokens in BUDGETS]
     for method, tokens in plans:
         scores: dict[str, Any] = {}
         for name, clips in groups.items():

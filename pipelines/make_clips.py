@@ -122,7 +122,7 @@ def main() -> None:
             moves = [still(number), still(following)]
             add(f"cut-{number:04d}.mp4", moves, FRAMES, asked)
         if number % SCENES == 0 and len(said) >= SCENES:
-            numbers = [(number + 7 * n) % len(said) for n in range(SCENES)]
+            numbers = rng.sample(range(len(said)), SCENES)
             asked = long_rows(numbers, said, presence, rng)
             add(f"long-{number:04d}.mp4", [still(n) for n in numbers], FRAMES, asked)
     path = args.out / "questions.jsonl"

@@ -97,13 +97,13 @@ CONCEPTS = (
     _concept("a table", "table tables", "restaurant desk eating dinner"),
     _concept("a hat", "hat hats cap caps", "helmet hood headgear"),
     _concept("a helmet", "helmet helmets", "bike motorcycle biker rider cap hat gear football"),
-    _concept("glasses", "glasses sunglasses goggles", "mask shades"),
+    _concept("someone with glasses", "glasses sunglasses goggles", "mask shades"),
     _concept("a guitar", "guitar guitars guitarist", "instrument instruments band music"),
     _concept("a toy", "toy toys", "ball frisbee doll"),
     _concept("a stick", "stick sticks branch", "bat pole"),
     _concept("a frisbee", "frisbee frisbees disc", "toy"),
     _concept("a camera", "photographer cameras", "camera picture photo photograph"),
-    _concept("flowers", "flower flowers", "garden"),
+    _concept("a flower", "flower flowers", "garden"),
 )
 # Asked as "Is someone ...?".
 ACTIONS = (
@@ -142,6 +142,7 @@ _SUBJECTS = {
     "dogs": "dogs",
     "people": "people",
 }
+_SUBJECT_OF = {word: subject for subject, names in _SUBJECTS.items() for word in names.split()}
 _NO_DEED = _words(
     "wearing during building clothing railing ceiling string ring swing spring king thing morning "
     "evening sling wing bling something nothing anything being bathing setting painting crossing "
@@ -207,6 +208,8 @@ class Captioned:
 
     def shows(self, concept: Concept) -> bool | None:
         """True where two captions name it, False where none comes near it, None where unsure."""
+        if not self.said:
+            return None
         named = sum(bool(concept.words & set(said)) for said in self.said)
         if named >= min(2, len(self.said)):
             return True
@@ -262,23 +265,20 @@ class Presence:
         """
         there = {c.said: c for row in rows for c in self.yes[row]}
         shared = set.intersection(*({c.said for c in self.no[row]} for row in rows))
-        yes = _some(list(there.values()), self.yes_weight, pairs, rng)
         absent = [c for c in self.no[rows[0]] if c.said in shared]
-        no = _some(absent, self.no_weight, len(yes), rng)
-        return [(c, True) for c in yes[: len(no)]] + [(c, False) for c in no]
+        yes = _thinned(list(there.values()), self.yes_weight, rng)
+        no = _thinned(absent, self.no_weight, rng)
+        count = min(pairs, len(yes), len(no))
+        return [(c, True) for c in rng.sample(yes, count)] + [
+            (c, False) for c in rng.sample(no, count)
+        ]
 
 
-def _some(
-    concepts: Sequence[Concept], weight: dict[str, float], count: int, rng: random.Random
+def _thinned(
+    concepts: Sequence[Concept], weight: dict[str, float], rng: random.Random
 ) -> list[Concept]:
-    """Up to `count` different ones, drawn by weight."""
-    weights = [weight.get(concept.said, 0.0) for concept in concepts]
-    drawn: list[Concept] = []
-    while len(drawn) < count and sum(weights) > 0:
-        place = rng.choices(range(len(weights)), weights)[0]
-        drawn.append(concepts[place])
-        weights[place] = 0.0
-    return drawn
+    """Each kept as often as its weight says."""
+    return [concept for concept in concepts if rng.random() < weight.get(concept.said, 0.0)]
 
 
 def is_there(concept: Concept, shown: bool, rng: random.Random) -> Asked:
@@ -304,16 +304,15 @@ def detail(photograph: Captioned, rng: random.Random) -> list[Asked]:
 def _doing(photograph: Captioned, rng: random.Random) -> Asked | None:
     found = []
     for said in photograph.said:
-        for subject, names in _SUBJECTS.items():
-            at = next((i for i, word in enumerate(said) if word in names.split()), None)
-            if at is None:
-                continue
-            for i, word in enumerate(said[at + 1 : at + 9], at + 1):
-                thing = said[i + 1 : i + 2] in (["trunks"], ["pool"], ["suit"], ["gear"])
-                if word.endswith("ing") and word not in _NO_DEED and not thing:
-                    found.append((subject, _phrase(said[i:])))
-                    break
-            break  # the first subject is the one that the sentence is about
+        # The first subject is the one that the sentence is about.
+        at = next((i for i, word in enumerate(said) if word in _SUBJECT_OF), None)
+        if at is None:
+            continue
+        for i, word in enumerate(said[at + 1 : at + 9], at + 1):
+            thing = said[i + 1 : i + 2] in (["trunks"], ["pool"], ["suit"], ["gear"])
+            if word.endswith("ing") and word not in _NO_DEED and not thing:
+                found.append((_SUBJECT_OF[said[at]], _phrase(said[i:])))
+                break
     if not found:
         return None
     subject, deed = rng.choice(found)
@@ -327,7 +326,7 @@ def _doing(photograph: Captioned, rng: random.Random) -> Asked | None:
 
 
 def _phrase(said: list[str]) -> str:
-    """'riding a bike down the street' -> 'Riding a bike.'"""
+    """'riding a bike while it rains' -> 'Riding a bike.'"""
     stop = {"while", "and", "with", "who", "that", "as", "whilst", "near", "next", "during"}
     kept = [said[0]]
     for word in said[1:6]:
@@ -383,7 +382,9 @@ def _how_many(photograph: Captioned, rng: random.Random) -> Asked | None:
         for caption in said:
             if match := re.search(rf"\b(two|three|four) (?:\w+ )?{many}\b", caption):
                 numbers.append(match[1])
-            elif re.search(rf"\b(?:a|an|one) (?:\w+ ){{0,2}}{one}\b", caption):
+            elif len(re.findall(rf"\b{one}\b", caption)) == 1 and re.search(
+                rf"\b(?:a|an|one) (?:\w+ ){{0,2}}{one}\b", caption
+            ):
                 numbers.append("one")
         if len(numbers) >= 2 and len(set(numbers)) == 1:
             found.append(Asked(f"How many {many} are there?", _NUMBERS[numbers[0]], "how many"))
@@ -397,9 +398,12 @@ def _how_many(photograph: Captioned, rng: random.Random) -> Asked | None:
 def _colour(photograph: Captioned, rng: random.Random) -> Asked | None:
     seen: dict[str, set[str]] = {}
     for said in photograph.said:
-        for colour, thing in itertools.pairwise(said):
+        for place, (colour, thing) in enumerate(itertools.pairwise(said)):
             if colour in _COLOURS and thing in _COLOURED:
-                seen.setdefault(thing, set()).add("grey" if colour == "gray" else colour)
+                # Of a black and white dog, neither is the colour.
+                several = said[max(place - 2, 0) : place + 1] if said[place - 1] == "and" else []
+                found = {"grey" if c == "gray" else c for c in (colour, *several) if c in _COLOURS}
+                seen.setdefault(thing, set()).update(found)
     clear = sorted(thing for thing, colours in seen.items() if len(colours) == 1)
     if not clear:
         return None
@@ -436,8 +440,8 @@ def order(scenes: Sequence[Captioned], rng: random.Random) -> list[Asked]:
     after = scenes[place + 1]
     here, there = only(scenes, place), only(scenes, place + 1)
     if here:
-        name = rng.choice(here).name
-        asked.append(Asked(f"What is shown after the {name}?", rng.choice(after.captions), "after"))
+        name = _the(rng.choice(here))
+        asked.append(Asked(f"What is shown after {name}?", rng.choice(after.captions), "after"))
     if here and there:
         a, b = rng.choice(here), rng.choice(there)
         early, late = _the(a), _the(b)
@@ -467,6 +471,23 @@ def order(scenes: Sequence[Captioned], rng: random.Random) -> list[Asked]:
                 f"First, {_inside(texts[0])}. Then, {_inside(texts[1])}.", "story",
             )
         )  # fmt: skip
+    return asked
+
+
+_AT = (
+    ("Is there {} at the beginning?", "Is there {} first?", "Does it begin with {}?"),
+    ("Is there {} at the end?", "Is there {} last?", "Does it end with {}?"),
+)
+
+
+def when(scenes: Sequence[Captioned], most: int, rng: random.Random) -> list[Asked]:
+    """Yes-or-no questions of what is there at the beginning, or at the end, and not at both."""
+    found = [(concept, place) for place in (0, len(scenes) - 1) for concept in only(scenes, place)]
+    asked = []
+    for concept, place in rng.sample(found, min(most, len(found))):
+        at_end = rng.random() < 0.5
+        question = rng.choice(_AT[at_end]).format(concept.said)
+        asked.append(Asked(question, "Yes." if at_end == (place > 0) else "No.", "when"))
     return asked
 
 

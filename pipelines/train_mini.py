@@ -117,7 +117,7 @@ class Features:
         """Views -> float32 (len(views), tokens a view, D)."""
         places = [divmod(self._place[view], self.SHARD) for view in views]
         hidden, scores, keys = (
-            torch.stack([self._shards[shard][name][row] for shard, row in places]).float()
+            torch.stack([self._shards[shard][name][row].float() for shard, row in places])
             for name in Scored._fields
         )
         if (dominant, contextual) == WHOLE_FRAME:
@@ -169,11 +169,12 @@ def draw_clip(
     place between would cost days.
     """
     scenes = [number]
-    if frames > 1 and rng.random() < 0.45:
+    if frames > 1 and rng.random() < 0.6:
         more = 1
         if frames > 3 and rng.random() < 0.35:
-            more = rng.randint(2, min(frames // 2, 6) - 1 if frames > 4 else 2)
-        scenes += [rng.randrange(len(photographs.rows)) for _ in range(more)]
+            more = rng.randint(2, max(2, min(frames // 2, 6) - 1))
+        others = rng.sample(range(len(photographs.rows)), more + 1)
+        scenes += [other for other in others if other != number][:more]
     cuts = [frames * place // len(scenes) for place in range(1, len(scenes))]
     if rng.random() < 0.3:  # scenes need not be equally long
         cuts = sorted(rng.sample(range(1, frames), len(cuts)))
@@ -186,7 +187,7 @@ def draw_clip(
             move = Move(*[rng.choice([move.start, move.end])] * 2)
         share = end - begin
         clip += [move.start if 2 * i < share else move.end for i in range(share)]
-    pairs = 3 if len(scenes) == 1 else 2
+    pairs = 3 if len(scenes) == 1 else 1
     asked = [
         questions.is_there(concept, shown, rng)
         for concept, shown in photographs.presence.draw(scenes, pairs, rng)
@@ -200,7 +201,7 @@ def draw_clip(
         asked += rng.sample(details, min(2, len(details)))
     else:
         orders = questions.order(said, rng)
-        asked += rng.sample(orders, min(4, len(orders)))
+        asked += rng.sample(orders, min(3, len(orders))) + questions.when(said, 6, rng)
     return clip, [(each.question, each.answer) for each in asked]
 
 
@@ -296,7 +297,8 @@ def evaluate(
              for concept, _ in drawn for answer in ("Yes.", "No.")]
             for _, drawn in kept
         ]  # fmt: skip
-        by_answer = answer_losses(*losses([[View(dev.rows[n])] for n, _ in kept], items))
+        clips = [[View(dev.rows[n])] for n, _ in kept]
+        by_answer = answer_losses(*losses(clips, items)) if kept else torch.zeros(0)
         for (yes, no), there in zip(by_answer.view(-1, 2).tolist(), truth, strict=True):
             sums["presence"] += (yes < no) == there
             sums["presences"] += 1

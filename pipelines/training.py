@@ -79,8 +79,8 @@ class Packer:
         """items: of each video its (question, answer) pairs; visual: video tokens of each video,
             one number where all have as many.
 
-        decisive: how much the first token of an answer of one or two words counts: it is where
-            such an answer is decided, and long answers would drown it.
+        decisive: how much the words of an answer of one to four count: such an answer is decided
+            by one of them, and long answers would drown it.
         """
         rows = []
         counts = [visual] * len(items) if isinstance(visual, int) else visual
@@ -117,7 +117,8 @@ class Packer:
                 row += [b] * len(said)
                 source += range(span.start + len(asked) - 1, span.stop)
                 target += said
-                weight += [decisive if len(said) <= 5 else 1.0, *[1.0] * (len(said) - 1)]
+                # Its last two tokens are the full stop and the end.
+                weight += [decisive if len(said) <= 6 else 1.0] * (len(said) - 2) + [1.0, 1.0]
                 number += [answers] * len(said)
                 answers += 1
                 at = span.stop
@@ -154,7 +155,7 @@ class Connector(nn.Module):
         self.projector = projector
         width = projector.linear_1.in_features
         plain = torch.zeros(width), torch.ones(width)
-        mean, std = plain if sample is None else (sample.mean(0), sample.std(0))
+        mean, std = plain if sample is None else (sample.mean(0), sample.std(0).clamp(min=1e-6))
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
@@ -299,6 +300,7 @@ def fit(
     groups = [{"params": list(trainee.connector.parameters()), "lr": schedule.connector_lr}]
     if lora := trainee.lora_parameters():
         groups.append({"params": lora, "lr": schedule.lora_lr})
+    rates = [group["lr"] for group in groups]  # a scheduler writes into the groups themselves
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     scheduler = get_cosine_schedule_with_warmup(optimizer, schedule.warmup, schedule.steps)
     bare = trainee
@@ -311,7 +313,7 @@ def fit(
     if progress.exists():
         accelerator.load_state(str(state))
         # Rates and length may have been changed since; momenta and weights go on.
-        scheduler.scheduler.base_lrs = [group["lr"] for group in groups]
+        scheduler.scheduler.base_lrs = rates
         step = json.loads(progress.read_text())["step"]
         print(f"going on from step {step}", flush=True)
     trainee.train()

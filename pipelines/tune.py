@@ -33,7 +33,9 @@ from vzvideo.evaluation import questions as files
 from vzvideo.evaluation.questions import Question
 from vzvideo.models import catalog, mini_build, weights
 from vzvideo.models.preprocess import Preprocess
+from vzvideo.types import VisualTokens
 
+Place = tuple[str, float | None, float | None]  # a video, and the part of it that is meant
 QUESTIONS = 6  # of one video learned in one sequence, at most
 
 
@@ -71,10 +73,11 @@ def train(args: argparse.Namespace, work: Path) -> None:
     accelerator = Accelerator(mixed_precision=args.precision, cpu=args.device == "cpu")
     torch.manual_seed(0)
 
-    by_video: dict[str, list[Question]] = {}
+    by_video: dict[Place, list[Question]] = {}
     for question in files.read(args.questions, format=args.format, videos=args.videos):
-        by_video.setdefault(question.video, []).append(question)
-    names = sorted(by_video)
+        place = (question.video, question.start_s, question.end_s)
+        by_video.setdefault(place, []).append(question)
+    names = list(by_video)
     random.Random(0).shuffle(names)
     names = names[: max(1, round(args.part * len(names)))]
     qa = vzvideo.load(
@@ -87,7 +90,13 @@ def train(args: argparse.Namespace, work: Path) -> None:
         cache_gib=1000.0,
     )
     packer = packer_for(qa.language)
-    sample = torch.cat([qa.encode(name).features.float().cpu() for name in names[:64]])
+
+    def encode(place: Place) -> VisualTokens:
+        video, start_s, end_s = place
+        part = {"start_s": start_s, "end_s": end_s}
+        return qa.encode(video, **{name: at for name, at in part.items() if at is not None})
+
+    sample = torch.cat([encode(name).features.float().cpu() for name in names[:64]])
     trainee = Trainee(qa.language.model, sample, lora=args.train == "all")
     trainee.connector.unfold(trainee.connector.projector.state_dict())
     for parameter in trainee.parameters():
@@ -100,7 +109,7 @@ def train(args: argparse.Namespace, work: Path) -> None:
         parts = []
         for start in range(0, len(chosen), args.at_once):
             some = chosen[start : start + args.at_once]
-            tokens = [qa.encode(name) for name in some]
+            tokens = [encode(name) for name in some]
             items = []
             for name in some:
                 asked = rng.sample(by_video[name], min(QUESTIONS, len(by_video[name])))

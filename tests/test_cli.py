@@ -323,6 +323,7 @@ REFUSED = {
     "0 frames": ("{clip} --frames 0", "frames: 0 given"),
     "-1 frames": ("{clip} --frames -1", "frames: -1 given"),
     "absurd frames": ("{clip} --frames 1000000", "frames: 1000000 given"),
+    "more than a frame has": ("{clip} --tokens-per-frame 18", "a frame of this model has 17"),
     "no room": ("{clip} --frames 300", "what would fit: 21 frames at 17 tokens each"),
     "sampling": ("{clip} --sampling random", "'uniform' or 'fps' or 'keyframes' or 'scenes'"),
     "fps": ("{clip} --fps 0", "a number above 0 is needed"),

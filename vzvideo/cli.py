@@ -484,9 +484,10 @@ def _next_line(interactive: bool) -> str:
     """The next question, or an empty text where there is no more."""
     if interactive:
         try:
-            return input("> ").strip()
+            line = input("> ").strip()
         except EOFError:
             return ""
+        return "" if line.lower() in ("exit", "quit") else line
     return next((line.strip() for line in sys.stdin if line.strip()), "")
 
 

@@ -228,9 +228,12 @@ class VideoQA:
         if settings.dominant is not None and settings.contextual is not None:
             dominant, contextual = settings.dominant, settings.contextual
         else:
-            dominant, contextual = visionzip.split_tokens(
-                min(settings.tokens_per_frame, self.encoder.tokens)
-            )
+            if settings.tokens_per_frame > self.encoder.tokens:
+                raise SettingsError(
+                    f"tokens_per_frame: {settings.tokens_per_frame} given, a frame of this model "
+                    f"has {self.encoder.tokens}; compress=False (--no-compress) keeps them all"
+                )
+            dominant, contextual = visionzip.split_tokens(settings.tokens_per_frame)
         return ZipSettings(dominant, contextual, settings.merge)
 
     def plan(self, question: str = "?", **changes: Any) -> visionzip.Budget:

@@ -1,114 +1,179 @@
-"""The training script's parts: what is learned in one packed sequence is what is asked later."""
+"""Mini's training: clips and what is asked of them agree; features are computed once."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from pipelines import train_mini
-from pipelines.train_mini import Connector, Example, Packer, Trainee
+from pipelines import questions, train_mini
+from pipelines.clips import View, picture, still
+from pipelines.questions import ACTIONS, CONCEPTS
+from pipelines.train_mini import BUDGETS, Features, Photographs, draw_clip, read_photographs
+from pipelines.training import Trainee, packer_for
 from tests.conftest import small_model, small_tokenizer
-from tests.tolerances import LOGITS_F32
-from vzvideo.models import mini_build
+from tests.models.test_encoder import encoder_of
+from tests.pipelines.made import CAPTIONS, photograph, visual_tokens, write_parquet
+from tests.tolerances import FEATURES_F32, LOGITS_F32
+from vzvideo import visionzip
+from vzvideo.models.encoder import Encoder
 from vzvideo.models.video_llava import VideoLlava
 
-ITEMS = [
-    ("What happens?", ["A man rides a bike.", "Two dogs run.", "A woman signs with her hands."]),
-    ("Who is there? And where is this?", ["A cat.", "A man on a dirt track."]),
-]
+IMAGES = [photograph(number, 90, 70) for number in range(8)]
+VIEWS = [View(row) for row in range(7)] + [View(2, (0.1, 0.2, 0.8, 0.9), True)]
+SPLITS = ["dev", "train", "train", "dev", "train", "train", "train"]
 
 
 @pytest.fixture
-def packer() -> Packer:
-    tokenizer = small_tokenizer()
-    tokenizer.chat_template = mini_build.CHAT_TEMPLATE
-    return Packer(tokenizer)
+def photographs(tmp_path: Path) -> Photographs:
+    return read_photographs(write_parquet(tmp_path / "captions.parquet", SPLITS), "train", None)
 
 
-@pytest.fixture
-def trainee() -> Trainee:
-    torch.manual_seed(0)
-    made = Trainee(small_model(), torch.randn(200, 32) * 3 + 1)
-    with torch.no_grad():  # a fresh LoRA adds nothing, and would hide a mistake in folding it
-        for name, weight in made.language_model.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.1)
-    return made.eval()
+# -- clips and questions
 
 
-def test_packed_answers_cost_what_they_cost_alone(packer: Packer, trainee: Trainee) -> None:
-    features = torch.randn(2, 5, 32)
-    with torch.no_grad():
-        packed = trainee(features, packer(ITEMS, 5))
-        alone = [
-            trainee(features[row : row + 1], packer([(question, [answer])], 5))
-            for row, (question, answers) in enumerate(ITEMS)
-            for answer in answers
-        ]
-    torch.testing.assert_close(packed, torch.cat(alone), atol=LOGITS_F32, rtol=0)
+def test_a_split_is_read_with_its_rows_of_the_file(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "captions.parquet", SPLITS)
+    train = read_photographs(path, "train", None)
+    assert train.rows == [1, 2, 4, 5, 6] == [move.start.row for move in train.moves]
+    assert train.said[0].captions[0] == "A man rides a bike."
+    assert read_photographs(path, "train", 2).rows == [1, 2]
+    assert read_photographs(path, "dev", None).rows == [0, 3]
+    assert read_photographs(path, "train", None).moves == train.moves
 
 
-def test_wrong_pictures_cost_something_else(packer: Packer, trainee: Trainee) -> None:
-    features = torch.randn(2, 5, 32)
-    batch = packer(ITEMS, 5)
-    with torch.no_grad():
-        assert (trainee(features, batch) - trainee(features.flip(0), batch)).abs().max() > 1e-3
+@pytest.mark.parametrize("frames", sorted({frames for (frames, _, _), _ in BUDGETS}))
+def test_a_clip_has_its_frames_and_true_answers(photographs: Photographs, frames: int) -> None:
+    said = dict(zip(photographs.rows, photographs.said, strict=True))
+    forms = {
+        form.format(concept.said): concept
+        for concepts, texts in ((CONCEPTS, questions._IS_THERE), (ACTIONS, questions._IS_SOMEONE))
+        for concept in concepts
+        for form in texts
+    }
+    scenes_seen, views_seen, answers_seen = set(), set(), set()
+    for seed in range(150):
+        number = seed % len(photographs.rows)
+        clip, asked = draw_clip(photographs, number, frames, random.Random(seed))
+        assert len(clip) == frames
+        assert clip[0].row == photographs.rows[number]
+        scenes = [said[row] for row in dict.fromkeys(view.row for view in clip)]
+        for view in clip:
+            move = photographs.moves[photographs.rows.index(view.row)]
+            assert view in (still(view.row).start, move.start, move.end)
+            views_seen.add(view)
+        for question, answer in asked:
+            if question in forms:
+                shown = [scene.shows(forms[question]) for scene in scenes]
+                right = any(shown) if answer == "Yes." else not any(s is not False for s in shown)
+                assert right, (question, answer)
+                answers_seen.add(answer)
+            elif question in questions._FIRST:
+                assert answer in said[clip[0].row].captions
+            elif question in questions._LAST:
+                assert answer in said[clip[-1].row].captions
+            elif question in questions.DESCRIBE and len(scenes) == 1:
+                assert answer in scenes[0].captions or answer.startswith("First, ")
+        assert asked
+        scenes_seen.add(len(scenes))
+    assert answers_seen == {"Yes.", "No."}
+    expected = {still(row).start for row in photographs.rows}
+    assert views_seen == expected.union(*({m.start, m.end} for m in photographs.moves))
+    assert max(scenes_seen) == {1: 1, 2: 2, 4: 3, 8: 4}.get(frames, 5)
 
 
-def test_targets_are_the_answers_and_their_end(packer: Packer) -> None:
-    said = packer.tokenizer.decode(packer(ITEMS, 5).target)
-    assert said == "".join(f"{answer}</s>" for _, answers in ITEMS for answer in answers)
+# -- features
 
 
-def test_prompts_are_those_that_are_asked(packer: Packer) -> None:
-    language = VideoLlava(small_model(), packer.tokenizer)
-    before, after = language.opening(ITEMS[0][0])
-    batch = packer(ITEMS[:1], 5)
-    prompt = [*before, *[packer.video] * 5, *after]
-    assert batch.ids[0, : len(prompt)].tolist() == prompt
-    assert batch.source[0] == len(prompt) - 1
+def kept(folder: Path, encoder: Encoder, images: list[bytes] | None = None) -> Features:
+    return Features(folder, encoder, images or IMAGES, VIEWS)
 
 
-def test_folding_the_standardisation_changes_nothing() -> None:
-    torch.manual_seed(0)
-    sample = torch.randn(500, 32) * torch.linspace(0.1, 9, 32) + 5
-    connector = Connector(small_model().model.multi_modal_projector, sample)
-    plain = small_model(seed=7).model.multi_modal_projector
-    plain.load_state_dict(connector.folded())
-    with torch.no_grad():
-        torch.testing.assert_close(plain(sample), connector(sample), atol=1e-5, rtol=1e-4)
-        assert connector(sample).std().item() == pytest.approx(train_mini.EMBEDDING_STD, rel=0.2)
+def test_features_go_on_shard_by_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Features, "SHARD", 3)
+    encoder = encoder_of("dinov2")
+    whole = kept(tmp_path / "whole", encoder)
+    with pytest.raises(OSError, match="cannot identify image"):
+        kept(tmp_path / "killed", encoder, [*IMAGES[:4], b"damaged", *IMAGES[5:]])
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["000000.safetensors"]
+    sizes = []
+    score = Encoder.score
+
+    def counted(self: Encoder, inputs: Any) -> Any:
+        sizes.append(len(inputs))
+        return score(self, inputs)
+
+    monkeypatch.setattr(Encoder, "score", counted)
+    resumed = kept(tmp_path / "killed", encoder)
+    assert sizes == [3, 2]
+    kept(tmp_path / "killed", encoder)
+    assert sizes == [3, 2]
+    for budget in ((4, 2), train_mini.WHOLE_FRAME):
+        assert torch.equal(whole.compressed(VIEWS, *budget), resumed.compressed(VIEWS, *budget))
 
 
-def test_export_and_adapter_give_the_trained_model_back(
-    packer: Packer, trainee: Trainee, tmp_path: Path
+def test_features_are_the_towers_of_each_view(tmp_path: Path) -> None:
+    encoder = encoder_of("clip")
+    features = kept(tmp_path, encoder)
+    pixels = np.stack([np.asarray(picture(IMAGES[view.row], view)) for view in VIEWS])
+    hidden, scores, keys = encoder.score(encoder.preprocess(torch.from_numpy(pixels)))
+    hidden, keys = hidden.half().float(), keys.half().float()  # as the files hold them
+    whole = features.compressed(VIEWS[5:], *train_mini.WHOLE_FRAME)
+    assert torch.equal(whole, hidden[5:])
+    expected = visionzip.compress(hidden, scores, keys, 4, 2).features
+    assert torch.equal(features.compressed(VIEWS, 4, 2), expected)
+
+
+def test_clips_are_their_views_compressed_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_mini.export(trainee, tmp_path / "adapter.safetensors", {"step": 1})
-    model = small_model()
-    mini_build.apply_adapter(model, tmp_path / "adapter.safetensors")
-    batch = packer(ITEMS[:1], 5)
-    features = torch.randn(1, 5, 32)
+    monkeypatch.setattr(Features, "SHARD", 3)
+    features = kept(tmp_path, encoder_of("dinov2"))
+    clips = [[VIEWS[3], VIEWS[3], VIEWS[7]], [VIEWS[0], VIEWS[7], VIEWS[2]]]
+    found = features.clips(clips, 4, 2)
+    assert found.shape == (2, 3 * 6, 32)
+    for clip, tokens in zip(clips, found, strict=True):
+        for view, part in zip(clip, tokens.split(6), strict=True):
+            expected = features.compressed([view], 4, 2)[0]
+            torch.testing.assert_close(part, expected, atol=FEATURES_F32, rtol=FEATURES_F32)
+
+
+# -- judging
+
+
+def test_evaluation_agrees_with_the_likelihoods_of_the_model(tmp_path: Path) -> None:
+    dev = read_photographs(write_parquet(tmp_path / "captions.parquet", ["dev"] * 7), "dev", None)
+    features = kept(tmp_path / "features", encoder_of("dinov2"))
+    language = VideoLlava(small_model(), small_tokenizer())
+
+    def likely(views: list[View], question: str, answers: list[str]) -> list[float]:
+        prefix = language.read(visual_tokens(features.clips([views], 4, 1)[0]))
+        return language.likelihoods(prefix, question, answers)
+
+    right, wrong, first, last, tokens = 0.0, 0.0, 0, 0, 0
+    for number, said in enumerate(dev.said):
+        captions, after = list(said.captions), (number + 1) % 7
+        sizes = [len(small_tokenizer()(text).input_ids) + 1 for text in captions]
+        shown = (likely([View(n)], "Describe the video.", captions) for n in (number, after))
+        mine, others = (-np.dot(sizes, each) for each in shown)
+        right, wrong, tokens = right + mine, wrong + others, tokens + sum(sizes)
+        clip = [View(number)] * 2 + [View(after)] * 2
+        ends = [captions[0], dev.said[after].captions[0]]
+        begins, stops = (likely(clip, f"What happens {at}?", ends) for at in ("first", "last"))
+        first += begins[0] > begins[1]
+        last += stops[1] > stops[0]
+    trainee = Trainee(language.model, None, lora=False).eval()
     with torch.no_grad():
-        embeds = model.get_input_embeddings()(batch.ids)
-        video = (batch.ids == packer.video).unsqueeze(-1)
-        embeds = embeds.masked_scatter(video, model.model.multi_modal_projector(features))
-        hidden = model.model.language_model(
-            inputs_embeds=embeds, attention_mask=batch.mask, position_ids=batch.positions
-        ).last_hidden_state
-        logits = model.lm_head(hidden[batch.row, batch.source])
-        losses = torch.nn.functional.cross_entropy(logits, batch.target, reduction="none")
-        # The file holds half precision.
-        torch.testing.assert_close(losses, trainee(features, batch), atol=2e-2, rtol=0)
-
-
-def test_questions_of_a_subject_get_captions_of_it() -> None:
-    captions = ["A man runs.", "The man is running.", "Somebody runs.", "A runner.", "Sport."]
-    rng = random.Random(0)
-    asked = [train_mini.ask(Example((0,), captions), 2, rng) for _ in range(300)]
-    of_man = [answers for question, answers in asked if question == "What is the man doing?"]
-    assert of_man
-    assert all("man" in answer for answers in of_man for answer in answers)
-    assert all(len(answers) == 2 for _, answers in asked)
+        found = train_mini.evaluate(
+            trainee, features, dev, packer_for(language), torch.device("cpu"), (4, 1)
+        )
+    assert found["dev_right"] == pytest.approx(right / tokens, abs=LOGITS_F32)
+    assert found["dev_wrong"] == pytest.approx(wrong / tokens, abs=LOGITS_F32)
+    assert found["dev_gap"] == pytest.approx((wrong - right) / tokens, abs=LOGITS_F32)
+    assert (found["first"], found["last"]) == (first / 7, last / 7)
+    assert 0 <= found["presence"] <= 1
+    assert len(dev.said) == len(CAPTIONS) == 7

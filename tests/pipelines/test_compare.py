@@ -1,0 +1,250 @@
+"""The comparison: every method gives what it says, and the judge says what the model would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines import compare
+from pipelines.compare import BUDGETS, METHODS, YES_NO, Clip, Judge, markdown
+from pipelines.training import Trainee, answer_losses, packer_for
+from tests.conftest import small_model, small_tokenizer
+from tests.models.test_encoder import encoder_of
+from tests.pipelines.made import random_features, visual_tokens
+from tests.tolerances import FEATURES_F32, LOGITS_F32
+from vzvideo import visionzip
+from vzvideo.evaluation.questions import Question
+from vzvideo.models.encoder import Scored
+from vzvideo.models.video_llava import VideoLlava
+from vzvideo.video import open_video, sampling
+
+ASKED = [
+    ("Is there a cat?", ()),
+    ("What happens first?", ("A man rides a bike.", "Two dogs run.", "A woman.")),
+    ("Is it?", ()),
+]
+CLIPS = [random_features(11, 32, seed=seed) for seed in range(4)]
+
+
+def scored(frames: int = 2, patches: int = 256, width: int = 8) -> Scored:
+    shape = (frames, patches + 1)
+    return Scored(
+        random_features(*shape, width, seed=1),
+        random_features(*shape, seed=2).softmax(1),
+        random_features(*shape, 6, seed=3),
+    )
+
+
+@pytest.fixture(scope="module")
+def language() -> VideoLlava:
+    return VideoLlava(small_model(), small_tokenizer())
+
+
+# -- methods
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("tokens", BUDGETS)
+def test_every_method_gives_its_tokens_the_cls_first(method: str, tokens: int) -> None:
+    frames = scored()
+    found = METHODS[method](frames, tokens)
+    assert found.shape == (2, tokens, 8)
+    assert torch.equal(found[:, 0], frames.hidden[:, 0])
+    assert torch.equal(found, METHODS[method](frames, tokens))
+    assert len(found[0].unique(dim=0)) == tokens
+
+
+def test_even_subsampling_takes_the_middles_of_cells() -> None:
+    frames = scored(patches=16)
+    assert torch.equal(METHODS["even subsampling"](frames, 5), frames.hidden[:, [0, 6, 8, 14, 16]])
+    # Two rows of four: every column, the second and the last row.
+    rows = [0, 5, 6, 7, 8, 13, 14, 15, 16]
+    assert torch.equal(METHODS["even subsampling"](frames, 9), frames.hidden[:, rows])
+
+
+def test_pooling_takes_the_means_of_cells() -> None:
+    frames = scored(patches=16)
+    cells = [[1, 2, 5, 6], [3, 4, 7, 8], [9, 10, 13, 14], [11, 12, 15, 16]]
+    expected = torch.stack([frames.hidden[:, cell].mean(1) for cell in cells], 1)
+    found = METHODS["average pooling"](frames, 5)
+    torch.testing.assert_close(found[:, 1:], expected, atol=FEATURES_F32, rtol=FEATURES_F32)
+
+
+def test_chance_takes_other_patches_of_each_frame() -> None:
+    frames = scored()
+    found = METHODS["random"](frames, 33)
+    same = (found[:, 1:, None] == frames.hidden[:, None, 1:]).all(-1)  # (B, tokens, patches)
+    places = [each.nonzero()[:, 1].tolist() for each in same]
+    assert places[0] != places[1]
+    for row in places:
+        assert len(row) == 32
+        assert row == sorted(set(row))
+    assert not torch.equal(found, METHODS["even subsampling"](frames, 33))
+
+
+def test_attention_takes_the_highest_scores_and_visionzip_merges_the_rest() -> None:
+    frames = scored()
+    best = frames.scores[:, 1:].topk(16).indices.sort(1).values + 1
+    expected = torch.stack([h[index] for h, index in zip(frames.hidden, best, strict=True)])
+    assert torch.equal(METHODS["dominant only"](frames, 17)[:, 1:], expected)
+    zipped = visionzip.compress(*frames, 14, 3).features
+    assert torch.equal(METHODS["VisionZip"](frames, 17), zipped)
+
+
+def test_a_clip_gives_frames_at_even_distances() -> None:
+    frames = scored(frames=8)
+    clip = Clip(frames, [])
+    assert torch.equal(clip.tokens(2, None, METHODS["random"]), frames.hidden[[2, 6]].flatten(0, 1))
+    assert torch.equal(
+        clip.tokens(8, 9, METHODS["VisionZip"]), METHODS["VisionZip"](frames, 9).flatten(0, 1)
+    )
+
+
+def test_looking_decodes_and_encodes_a_clip(clip: Path) -> None:
+    encoder = encoder_of("clip")
+    found = compare.look(encoder, clip, 9)
+    with open_video(clip, size=112) as video:
+        times = sampling.uniform(0, video.info.duration_s, 9)
+        pixels = torch.from_numpy(video.frames_at(times).pixels)
+    hidden = torch.cat([encoder.score(encoder.preprocess(p)).hidden for p in pixels.split(8)])
+    assert torch.equal(found.hidden, hidden.half())
+    assert (found.scores.dtype, found.keys.dtype) == (torch.float32, torch.float16)
+
+
+# -- the judge
+
+
+def likely(language: VideoLlava, features: Tensor, question: str, options: Any) -> list[float]:
+    return language.likelihoods(language.read(visual_tokens(features)), question, list(options))
+
+
+def test_losses_are_the_likelihoods_of_the_model(language: VideoLlava) -> None:
+    items = [(question, text) for question, options in ASKED for text in options or YES_NO]
+    batch = packer_for(language)([items] * len(CLIPS), 11)
+    trainee = Trainee(small_model(), None, lora=False).eval()
+    with torch.no_grad():
+        found = answer_losses(trainee(torch.stack(CLIPS), batch), batch)
+    expected = [
+        -loss
+        for features in CLIPS
+        for question, options in ASKED
+        for loss in likely(language, features, question, options or YES_NO)
+    ]
+    torch.testing.assert_close(found, torch.tensor(expected), atol=LOGITS_F32, rtol=LOGITS_F32)
+
+
+@pytest.mark.parametrize("batch_tokens", [100, 6000])
+def test_the_likeliest_option_is_chosen(language: VideoLlava, batch_tokens: int) -> None:
+    questions, expected = [], {}
+    for row, features in enumerate(CLIPS):
+        some = []
+        for question, options in ASKED:
+            scores = likely(language, features, question, options or YES_NO)
+            for text, score in zip(options or YES_NO, scores, strict=True):
+                name = f"{row} {question} {text}"
+                some.append(Question(name, "a.mp4", question, (text,), options))
+                expected[name] = float(score == max(scores))
+        questions.append(some)
+    assert Judge(language, batch_tokens).chosen(CLIPS, questions) == expected
+    first = [expected[name] for name in expected if "first" in name]
+    assert len({tuple(first[i : i + 3]) for i in range(0, 12, 3)}) > 1  # clips differ
+
+
+@pytest.mark.parametrize("batch_tokens", [200, 6000])
+def test_captions_are_those_of_each_clip_alone(language: VideoLlava, batch_tokens: int) -> None:
+    expected = [
+        language.answer(
+            language.read(visual_tokens(features)),
+            "What happens?",
+            max_new_tokens=compare.CAPTION_TOKENS,
+        )
+        for features in CLIPS
+    ]
+    assert Judge(language, batch_tokens).captions(CLIPS, "What happens?") == expected
+    assert len(set(expected)) > 1
+
+
+def test_a_judge_in_half_precision_chooses() -> None:
+    language = VideoLlava(small_model().bfloat16(), small_tokenizer())
+    asked = Question("1", "a.mp4", "Is there a cat?", ("Yes.",))
+    chosen = Judge(language).chosen(CLIPS[:1], [[asked]])
+    assert set(chosen) == {"1"}
+    assert chosen["1"] in (0.0, 1.0)
+
+
+def test_a_judge_is_where_its_model_is() -> None:
+    judge = Judge(VideoLlava(small_model().to("meta"), small_tokenizer()))
+    assert {buffer.device.type for buffer in judge._trainee.buffers()} == {"meta"}
+
+
+# -- the tables
+
+
+class Counter:
+    """A judge that takes note of what it is given and finds every first option right."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+
+    def chosen(self, features: list[Tensor], asked: list[list[Question]]) -> dict[str, float]:
+        self.tokens.append(len(features[0]))
+        return {question.id: 1.0 for some in asked for question in some}
+
+    def captions(self, features: list[Tensor], question: str) -> list[str]:
+        assert question == "Describe the video."
+        return [f"a clip of {len(each)}" for each in features]
+
+
+def clips_of(name: str, frames: int) -> list[Clip]:
+    kind = "ever" if name == "long" else name
+    made = []
+    for n in range(2):
+        some = [
+            Question(f"{name}{n}a", f"{name}{n}", "Is it?", ("Yes.",), kind=kind),
+            Question(f"{name}{n}b", f"{name}{n}", "Who?", ("A man.",), kind=kind),
+            Question(f"{name}{n}c", f"{name}{n}", "Describe the video.", (f"clip {n}", "a"),
+                     kind=f"caption, {name}", metric="caption"),
+        ]  # fmt: skip
+        made.append(Clip(scored(frames), some))
+    return made
+
+
+def test_the_tables_hold_every_method_and_budget() -> None:
+    groups = {name: clips_of(name, frames) for name, frames in compare.FRAMES.items()}
+    judge: Any = Counter()
+    lines: list[dict[str, Any]] = []
+    compare.compare(judge, groups, 257, lines.append)
+    frames = [line for line in lines if line["table"] == "frames"]
+    assert [(line["method"], line["tokens_per_frame"]) for line in frames] == [
+        ("full", 257), *((method, tokens) for tokens in BUDGETS for method in METHODS)
+    ]  # fmt: skip
+    sizes = [line["tokens_per_frame"] for line in frames]
+    tokens = [size * compare.FRAMES[name] for size in sizes for name in ("still", "pan", "cut")]
+    assert judge.tokens == [*tokens, 2 * 257, 8 * 65, 16 * 33, 32 * 17]
+    kinds = {"still", "pan", "cut"}
+    assert all(line["kinds"].keys() == kinds | {f"caption, {k}" for k in kinds} for line in frames)
+    assert frames[0]["kinds"]["still"] == {"score": 1.0, "low": 1.0, "high": 1.0, "questions": 2}
+    trades = [line for line in lines if line["table"] == "tokens"]
+    assert [(line["frames"], line["method"]) for line in trades] == [
+        (2, "full"), (8, "VisionZip"), (16, "VisionZip"), (32, "VisionZip")
+    ]  # fmt: skip
+
+
+def test_tables_in_markdown() -> None:
+    kinds = {"caption": {"score": 0.5, "low": 0.25, "high": 0.75, "questions": 3}}
+    line = {"method": "full", "frames": 2, "tokens_per_frame": 257, "kinds": kinds}
+    lines = [line | {"table": "frames"}, line | {"table": "tokens", "method": "VisionZip"}]
+    assert markdown(lines, "frames").splitlines() == [
+        "| method | tokens a frame | caption |",
+        "| --- | --- | --- |",
+        "| full | 257 | 0.500 (0.25-0.75) |",
+    ]
+    assert markdown(lines, "tokens").splitlines() == [
+        "| method | frames | tokens a frame | caption |",
+        "| --- | --- | --- | --- |",
+        "| VisionZip | 2 | 257 | 0.500 (0.25-0.75) |",
+    ]
