@@ -21,6 +21,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -93,8 +94,8 @@ def train(args: argparse.Namespace, work: Path) -> None:
 
     def encode(place: Place) -> VisualTokens:
         video, start_s, end_s = place
-        part = {"start_s": start_s, "end_s": end_s}
-        return qa.encode(video, **{name: at for name, at in part.items() if at is not None})
+        ends: dict[str, Any] = {"start_s": start_s, "end_s": end_s}
+        return qa.encode(video, **{name: at for name, at in ends.items() if at is not None})
 
     sample = torch.cat([encode(name).features.float().cpu() for name in names[:64]])
     trainee = Trainee(qa.language.model, sample, lora=args.train == "all")
