@@ -173,8 +173,8 @@ def draw_clip(
         more = 1
         if frames > 3 and rng.random() < 0.35:
             more = rng.randint(2, max(2, min(frames // 2, 6) - 1))
-        others = rng.sample(range(len(photographs.rows)), more + 1)
-        scenes += [other for other in others if other != number][:more]
+        others = [n for n in range(len(photographs.rows)) if n != number]
+        scenes += rng.sample(others, min(more, len(others)))
     cuts = [frames * place // len(scenes) for place in range(1, len(scenes))]
     if rng.random() < 0.3:  # scenes need not be equally long
         cuts = sorted(rng.sample(range(1, frames), len(cuts)))
