@@ -96,6 +96,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    if not args.split and "split" in pq.read_schema(args.captions).names:
+        parser.error("the file has a column `split`: say which --split, or photographs that were "
+                     "trained on are asked about")  # fmt: skip
     filters = [("split", "=", args.split)] if args.split else None
     table = pq.read_table(args.captions, filters=filters).slice(0, args.limit).to_pydict()
     images: list[bytes] = table["webp"]

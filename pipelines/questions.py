@@ -30,7 +30,7 @@ class Concept:
     """Something that a photograph may show.
 
     said: how it is spoken of. words: those in a caption that name it. near: those that leave it
-    open whether it is there. group: only one concept of a group is what a question compares.
+    open whether it is there.
     """
 
     said: str
@@ -235,6 +235,8 @@ class Presence:
     """Yes-or-no questions, each concept with as many noes as yeses.
 
     Made from all photographs at once: of a concept that many show, a no is asked of many others.
+    That holds for one photograph a clip. One of several in sequence nearly always shows what is
+    common, and a model that knows what is common does better than chance without looking.
     """
 
     def __init__(self, photographs: Sequence[Captioned], concepts: Sequence[Concept]) -> None:

@@ -38,15 +38,17 @@ from pipelines import questions
 from pipelines.clips import Move, View, draw_move, picture, still
 from pipelines.questions import ACTIONS, CONCEPTS, Captioned, Presence
 from pipelines.training import (
+    DECISIVE,
     Connector,
     Packed,
     Packer,
     Schedule,
     Trainee,
     answer_losses,
-    begun,
+    claim,
     export,
     fit,
+    kept,
     load_export,
     packer_for,
 )
@@ -58,7 +60,6 @@ from vzvideo.models.video_llava import VideoLlava
 
 EMBEDDING_STD = 0.136  # of SmolLM2's token embeddings: where the connector's output should start
 AT_ONCE = 4  # clips in one pass; more would need more memory and be no faster on a CPU
-DECISIVE = 3.0  # weight of the token that decides a short answer
 WHOLE_FRAME = (257, 0)  # dominant and contextual tokens of a frame that keeps them all
 # (frames, dominant, contextual) and how often: one model serves all of them.
 BUDGETS = (
@@ -290,15 +291,14 @@ def evaluate(
             sums[name] += token_losses.sum().item()
             sums["tokens"] += len(token_losses) / 2
         asked = [dev.presence.draw([n], 2, rng) for n in numbers]
-        kept = [(n, drawn) for n, drawn in zip(numbers, asked, strict=True) if drawn]
-        truth = [shown for _, drawn in kept for _, shown in drawn]
-        items = [
-            [(questions.is_there(concept, True, rng).question, answer)
-             for concept, _ in drawn for answer in ("Yes.", "No.")]
-            for _, drawn in kept
-        ]  # fmt: skip
-        clips = [[View(dev.rows[n])] for n, _ in kept]
-        by_answer = answer_losses(*losses(clips, items)) if kept else torch.zeros(0)
+        some = [(n, drawn) for n, drawn in zip(numbers, asked, strict=True) if drawn]
+        truth = [shown for _, drawn in some for _, shown in drawn]
+        items = []
+        for _, drawn in some:
+            texts = [questions.is_there(concept, True, rng).question for concept, _ in drawn]
+            items.append([(text, answer) for text in texts for answer in ("Yes.", "No.")])
+        clips = [[View(dev.rows[n])] for n, _ in some]
+        by_answer = answer_losses(*losses(clips, items)) if some else torch.zeros(0)
         for (yes, no), there in zip(by_answer.view(-1, 2).tolist(), truth, strict=True):
             sums["presence"] += (yes < no) == there
             sums["presences"] += 1
@@ -373,10 +373,12 @@ def main() -> None:
     sample = features.compressed([View(row) for row in train.rows[:512]], 14, 3).flatten(0, 1)
     trainee = Trainee(model, sample)
     run = home / ("uncompressed" if args.uncompressed else "visionzip")
-    run.mkdir(exist_ok=True)
-    if args.start:
+    claim(run, {name: getattr(args, name) for name in ("start", "seed", "batch", "captions")})
+    if kept(run):
+        pass  # what it holds is loaded when training goes on
+    elif args.start:
         load_export(trainee, args.start)
-    elif not begun(run):
+    else:
         with torch.no_grad():
             scale = EMBEDDING_STD / trainee.connector(sample).std()
             trainee.connector.projector.linear_2.weight *= scale

@@ -26,9 +26,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
+from vzvideo.errors import SettingsError
 from vzvideo.models.video_llava import VideoLlava
 
 LORA_RANK, LORA_ALPHA = 16, 32
+DECISIVE = 3.0  # weight of the words of a short answer
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class Packer:
         """items: of each video its (question, answer) pairs; visual: video tokens of each video,
             one number where all have as many.
 
-        decisive: how much the words of an answer of one to four count: such an answer is decided
-            by one of them, and long answers would drown it.
+        decisive: how much each token of an answer of up to five counts, its end apart: such an
+            answer is decided by one of them, and long answers would drown it.
         """
         rows = []
         counts = [visual] * len(items) if isinstance(visual, int) else visual
@@ -117,8 +119,7 @@ class Packer:
                 row += [b] * len(said)
                 source += range(span.start + len(asked) - 1, span.stop)
                 target += said
-                # Its last two tokens are the full stop and the end.
-                weight += [decisive if len(said) <= 6 else 1.0] * (len(said) - 2) + [1.0, 1.0]
+                weight += [decisive if len(said) <= 6 else 1.0] * (len(said) - 1) + [1.0]
                 number += [answers] * len(said)
                 answers += 1
                 at = span.stop
@@ -287,6 +288,32 @@ Draw = Callable[[int], list[tuple[Tensor, Packed]]]
 Report = Callable[[Trainee, dict[str, float]], None]
 
 
+def claim(home: Path, about: dict[str, Any]) -> None:
+    """Makes `home` the folder of the training that `about` describes, or refuses.
+
+    Raises SettingsError where it holds another one: its checkpoint would be taken for one of this.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / "about.json"
+    about = json.loads(json.dumps(about, default=str))
+    before = json.loads(path.read_text()) if path.exists() else about
+    changed = [name for name in about if before.get(name) != about[name]]
+    if changed:
+        raise SettingsError(
+            f"{home} holds another training ({', '.join(changed)} differ): give another folder, or "
+            "delete it"
+        )
+    path.write_text(json.dumps(about) + "\n")
+
+
+def kept(home: Path) -> Path | None:
+    """The checkpoint to go on from. A kill may have come between any two steps of keeping it."""
+    for name in ("state", "state.part", "state.old"):
+        if (home / name / "step.json").exists():  # written last
+            return home / name
+    return None
+
+
 def fit(
     trainee: Trainee, draw: Draw, schedule: Schedule, accelerator: Accelerator, home: Path,
     report: Report,
@@ -294,8 +321,9 @@ def fit(
     """Trains, going on from the last checkpoint in `home` where there is one.
 
     draw must depend on the step alone, so that a resumed run sees what an uninterrupted one saw.
-    report is called at every evaluation with step, loss, seconds a step and peak memory in MiB,
-    after the checkpoint has been kept.
+    report is called at every evaluation, after the checkpoint has been kept, with step, loss since
+    the last one, seconds spent training (all in all and a step, drawing apart) and peak memory in
+    MiB.
     """
     groups = [{"params": list(trainee.connector.parameters()), "lr": schedule.connector_lr}]
     if lora := trainee.lora_parameters():
@@ -305,22 +333,33 @@ def fit(
     scheduler = get_cosine_schedule_with_warmup(optimizer, schedule.warmup, schedule.steps)
     bare = trainee
     trainee, optimizer, scheduler = accelerator.prepare(trainee, optimizer, scheduler)
-    state, unfinished = home / "state", home / "state.part"
-    progress = state / "step.json"
-    if not state.exists() and (unfinished / "step.json").exists():
-        unfinished.rename(state)  # killed between the two steps of keeping it
-    step = 0
-    if progress.exists():
-        accelerator.load_state(str(state))
+    step, seconds = 0, 0.0
+    if checkpoint := kept(home):
+        accelerator.load_state(str(checkpoint))
         # Rates and length may have been changed since; momenta and weights go on.
         scheduler.scheduler.base_lrs = rates
-        step = json.loads(progress.read_text())["step"]
+        progress = json.loads((checkpoint / "step.json").read_text())
+        step, seconds = progress["step"], progress.get("seconds", 0.0)
         print(f"going on from step {step}", flush=True)
-    trainee.train()
     recent: list[float] = []
-    begun = time.monotonic()
+
+    def tell() -> None:
+        mean = sum(recent) / len(recent) if recent else float("nan")
+        facts = {"step": step, "loss": mean, "train_s": seconds, "step_s": seconds / max(step, 1)}
+        facts["peak_mib"] = _peak_mib(accelerator.device)
+        bare.eval()
+        with torch.no_grad(), accelerator.autocast():
+            report(bare, facts)
+        bare.train()
+        recent.clear()
+
+    if step >= schedule.steps:
+        tell()  # killed at the very end, maybe before it was told
+    _reset_peak(accelerator.device)
+    trainee.train()
     while step < schedule.steps:
         parts = draw(step)
+        begun = time.perf_counter()
         whole = sum(float(batch.weight.sum()) for _, batch in parts)
         loss = 0.0
         for features, batch in parts:
@@ -335,36 +374,47 @@ def fit(
         scheduler.step()
         optimizer.zero_grad()
         step += 1
+        seconds += time.perf_counter() - begun
         recent.append(loss)
         if step % 10 == 0:
-            each_s = (time.monotonic() - begun) / len(recent)
             mean = sum(recent[-10:]) / len(recent[-10:])
-            print(f"step {step} loss {mean:.3f} {each_s:.2f} s a step", flush=True)
+            print(f"step {step} loss {mean:.3f} {seconds / step:.2f} s a step", flush=True)
         if step % schedule.every == 0 or step == schedule.steps:
-            facts = {
-                "step": step,
-                "loss": sum(recent) / len(recent),
-                "step_s": (time.monotonic() - begun) / len(recent),
-                "peak_mib": _peak_mib(accelerator.device),
-            }
-            shutil.rmtree(unfinished, ignore_errors=True)
-            accelerator.save_state(str(unfinished))
-            (unfinished / "step.json").write_text(json.dumps({"step": step}))
-            shutil.rmtree(state, ignore_errors=True)
-            unfinished.rename(state)
-            bare.eval()
-            with torch.no_grad(), accelerator.autocast():
-                report(bare, facts)
-            bare.train()
-            recent, begun = [], time.monotonic()
+            _keep(accelerator, home, {"step": step, "seconds": seconds})
+            tell()
 
 
-def begun(home: Path) -> bool:
-    """Whether `fit` would go on from a checkpoint."""
-    return any((home / name / "step.json").exists() for name in ("state", "state.part"))
+def _keep(accelerator: Accelerator, home: Path, progress: dict[str, float]) -> None:
+    """Writes a checkpoint; at every moment a whole one is there under one of three names."""
+    state, new, old = home / "state", home / "state.part", home / "state.old"
+    if kept(home) == new:
+        new.rename(state)
+    shutil.rmtree(new, ignore_errors=True)
+    accelerator.save_state(str(new))
+    (new / "step.json").write_text(json.dumps(progress))
+    shutil.rmtree(old, ignore_errors=True)
+    if state.exists():
+        state.rename(old)
+    new.rename(state)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+_PEAK = Path("/proc/self/clear_refs")
+
+
+def _reset_peak(device: torch.device) -> None:
+    """So that what was done before training does not count as its peak."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _PEAK.exists():
+        _PEAK.write_text("5")  # Linux: the high-water mark falls to what is used now
 
 
 def _peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / (1 << 20)
+    if _PEAK.exists():
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

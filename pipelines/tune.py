@@ -8,18 +8,21 @@ The three modes of the paper: nothing trained (`vzvideo eval` alone measures tha
 tuning, the connector alone on a tenth of the data (`--train connector --part 0.1`); training with
 VisionZip throughout (`--train all`: the connector, and LoRA on every linear layer of the language
 model). `--no-compress` trains on every token, for comparison; `time.json` in `--out` says what
-either took.
+either took: seconds of the steps alone, and the peak memory of the process during them.
 
-The questions are a file that `vzvideo eval` reads. Videos are encoded once, into the token cache.
-The same command goes on after a kill.
+The questions are a file that `vzvideo eval` reads; measure on another. Videos are encoded once,
+into the token cache, and those that cannot be read are left out. The same command goes on after a
+kill.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 import vzvideo
-from pipelines.training import Packed, Schedule, Trainee, export, fit, packer_for
-from vzvideo.errors import SettingsError
+from pipelines.training import DECISIVE, Packed, Schedule, Trainee, claim, export, fit, packer_for
+from vzvideo.errors import SettingsError, VzVideoError
 from vzvideo.evaluation import questions as files
 from vzvideo.evaluation.questions import Question
 from vzvideo.models import catalog, mini_build, weights
@@ -59,19 +62,21 @@ def main() -> None:
     parser.add_argument("--lora-lr", type=float, default=2e-4)
     parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
     parser.add_argument("--precision", choices=("no", "bf16"), default="bf16")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--cpu", action="store_true", help="even where there is a GPU")
     args = parser.parse_args()
     work = args.out.with_name(args.out.name + ".training")
-    work.mkdir(parents=True, exist_ok=True)
-    train(args, work)
-    write(args.model, work / "adapter.safetensors", args.out)
+    try:
+        train(args, work)
+        write(args.model, work / "adapter.safetensors", args.out)
+    except VzVideoError as error:
+        sys.exit(f"tune: {error}")
     shutil.copy(work / "time.json", args.out)
     print(args.out)
 
 
 def train(args: argparse.Namespace, work: Path) -> None:
     """Leaves an adapter and `time.json` in `work`, beside the checkpoints it goes on from."""
-    accelerator = Accelerator(mixed_precision=args.precision, cpu=args.device == "cpu")
+    accelerator = Accelerator(mixed_precision=args.precision, cpu=args.cpu)
     torch.manual_seed(0)
 
     by_video: dict[Place, list[Question]] = {}
@@ -79,6 +84,9 @@ def train(args: argparse.Namespace, work: Path) -> None:
         place = (question.video, question.start_s, question.end_s)
         by_video.setdefault(place, []).append(question)
     names = list(by_video)
+    asked = hashlib.sha256(repr(sorted(by_video.items(), key=str)).encode()).hexdigest()
+    shapes = ("model", "train", "part", "frames", "tokens_per_frame", "no_compress", "batch")
+    claim(work, {name: getattr(args, name) for name in shapes} | {"questions": asked})
     random.Random(0).shuffle(names)
     names = names[: max(1, round(args.part * len(names)))]
     qa = vzvideo.load(
@@ -97,16 +105,27 @@ def train(args: argparse.Namespace, work: Path) -> None:
         ends: dict[str, Any] = {"start_s": start_s, "end_s": end_s}
         return qa.encode(video, **{name: at for name, at in ends.items() if at is not None})
 
-    sample = torch.cat([encode(name).features.float().cpu() for name in names[:64]])
+    whole = []
+    for name in names:  # before training, so that its time is training's alone
+        try:
+            encode(name)
+            for question in by_video[name]:
+                qa.language.text_tokens(question.question)
+            whole.append(name)
+        except VzVideoError as error:
+            print(f"left out: {error}", file=sys.stderr, flush=True)
+    if not whole:
+        raise SettingsError(f"{args.questions}: none of its videos can be used")
+    sample = torch.cat([encode(name).features.float().cpu() for name in whole[:64]])
     trainee = Trainee(qa.language.model, sample, lora=args.train == "all")
-    trainee.connector.unfold(trainee.connector.projector.state_dict())
     for parameter in trainee.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    trainee.connector.unfold(trainee.connector.projector.state_dict())
 
     def draw(step: int) -> list[tuple[Tensor, Packed]]:
         rng = random.Random(step)
-        chosen = [names[(step * args.batch + i) % len(names)] for i in range(args.batch)]
+        chosen = [whole[(step * args.batch + i) % len(whole)] for i in range(args.batch)]
         parts = []
         for start in range(0, len(chosen), args.at_once):
             some = chosen[start : start + args.at_once]
@@ -116,7 +135,9 @@ def train(args: argparse.Namespace, work: Path) -> None:
                 asked = rng.sample(by_video[name], min(QUESTIONS, len(by_video[name])))
                 items.append([(q.question, rng.choice(q.answers)) for q in asked])
             features = torch.cat([each.features.float().cpu() for each in tokens])
-            parts.append((features, packer(items, [len(each) for each in tokens], decisive=3.0)))
+            parts.append(
+                (features, packer(items, [len(each) for each in tokens], decisive=DECISIVE))
+            )
         return parts
 
     def report(trainee: Trainee, facts: dict[str, float]) -> None:
@@ -125,7 +146,7 @@ def train(args: argparse.Namespace, work: Path) -> None:
         (work / "time.json").write_text(json.dumps(about) + "\n")
         export(trainee, work / "adapter.safetensors", about)
 
-    steps = max(1, round(args.passes * len(names) / args.batch))
+    steps = max(1, round(args.passes * len(whole) / args.batch))
     schedule = Schedule(steps, args.connector_lr, args.lora_lr, max(1, steps // 20), args.every)
     fit(trainee, draw, schedule, accelerator, work, report)
 

@@ -331,7 +331,9 @@ def evaluate(
     from vzvideo.evaluation import run
 
     asked = run.sample(files.read(questions, format=file_format, videos=videos), limit)
-    target = out or questions.with_name(questions.stem + ".eval")
+    run.check(asked, prompt, choose)
+    file = questions.resolve()
+    target = out or file.with_name(file.stem + ".eval")
     qa = _load(settings)
     with _progress() as progress:
         scores = run.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +144,54 @@ def test_another_run_is_not_mixed_in(
     evaluation.run(qa, questions[:1], tmp_path / "out")
     with pytest.raises(SettingsError, match=r"prompt '\{question\}' -> 'Say: \{question\}'"):
         evaluation.run(qa, questions[:1], tmp_path / "out", prompt="Say: {question}")
-    with pytest.raises(SettingsError, match="questions"):
-        evaluation.run(qa, questions[:2], tmp_path / "out")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "answers.jsonl").write_text("my own\n")
     with pytest.raises(SettingsError, match="no file of answers"):
         evaluation.run(qa, questions[:1], tmp_path / "mine")
     assert (tmp_path / "mine" / "answers.jsonl").read_text() == "my own\n"
+
+
+def test_questions_may_be_added_and_changed(
+    qa: VideoQA, questions: list[Question], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation.run(qa, questions[:4], tmp_path / "out", baselines=False)
+    said: list[str] = []
+    answer_many = qa.language.answer_many
+
+    def listening(prefix: Any, asked: list[str], **options: Any) -> list[str]:
+        said.extend(asked)
+        return answer_many(prefix, asked, **options)
+
+    monkeypatch.setattr(qa.language, "answer_many", listening)
+    changed = replace(questions[0], question="Is there a dog?")
+    odd = replace(questions[3], id="odd", question="Is there\u2028a cat?")
+    now = [changed, *questions[1:4], odd]
+    evaluation.run(qa, now, tmp_path / "out", baselines=False)
+    assert sorted(said) == ["Is there a dog?", "Is there\u2028a cat?"]
+    said.clear()
+    evaluation.run(qa, now, tmp_path / "out", baselines=False)
+    assert said == []
+
+
+def test_one_bad_question_fails_alone(
+    qa: VideoQA, questions: list[Question], tmp_path: Path
+) -> None:
+    bad = replace(questions[0], id="bad", question="What is <video>?")
+    evaluation.run(qa, [bad, *questions], tmp_path / "out")
+    rows = pq.read_table(tmp_path / "out" / "answers.parquet").to_pylist()
+    assert rows[0]["error"].startswith("answer:")
+    assert all(row["error"] is None and row["wrong_video"] for row in rows[1:])
+
+
+def test_baselines_are_means_over_what_was_asked(
+    qa: VideoQA, videos: list[Path], tmp_path: Path
+) -> None:
+    blind = qa.language.answer(qa.language.read_nothing(), "Is there a cat?", max_new_tokens=5)
+    paths = [videos[0], tmp_path / "missing.mp4"]
+    asked = [ask(path, 0, answers=(blind,)) for path in paths]
+    score = evaluation.run(qa, asked, tmp_path / "out")[0]
+    assert score.no_video == 1.0
+    assert (score.failed, score.low) == (1, None)
 
 
 def test_a_failed_video_counts_as_wrong_and_is_tried_again(

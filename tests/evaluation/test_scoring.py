@@ -27,6 +27,9 @@ REFERENCES = [
         ("Yes, a dog.", ["yes"], False),
         ("", ["yes"], False),
         ("dogs", ["dog"], False),
+        ("A", ["a"], True),
+        ("", ["A"], False),
+        ("The", ["A"], False),
     ],
 )
 def test_exact(answer: str, expected: list[str], right: bool) -> None:

@@ -14,6 +14,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ from vzvideo.types import VisualTokens
 Choose = Literal["likelihood", "letter"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SHOWN = ("answer", "no_video", "wrong_video")  # the video itself, and the two baselines
+FEWEST = 10  # videos for an interval
 _OTHERS = 5  # videos tried for a wrong one before a question goes without
 
 
@@ -38,8 +40,10 @@ _OTHERS = 5  # videos tried for a wrong one before a question goes without
 class Score:
     """One line of the table.
 
-    score, low, high: mean over the questions of a kind and its 95 % bootstrap interval; a question
-        that failed counts 0. no_video, wrong_video: the baselines, None where they were not asked.
+    score, low, high: mean over the questions of a kind (0..1; CIDEr may reach 10) and its 95 %
+        bootstrap interval, None below ten videos; a question that failed counts 0.
+    no_video, wrong_video: the baselines, over the questions that have them.
+    failed: questions without an answer.
     """
 
     kind: str
@@ -83,13 +87,9 @@ def run(
     Raises SettingsError where `out` holds another run; what goes wrong with a video becomes a row
     with an error.
     """
-    if "{question}" not in prompt:
-        raise SettingsError(f"prompt {prompt!r}: write {{question}} where the question goes")
-    if choose not in ("likelihood", "letter"):
-        raise SettingsError(f"choose {choose!r}: likelihood or letter")
-    if any(question.metric == "caption" for question in questions):
-        scoring.check_captions()
-    ledger = _Ledger(out, _signature(qa, questions, prompt, choose, baselines))
+    check(questions, prompt, choose)
+    asked = {q.id: _digest(dataclasses.asdict(q)) for q in questions}
+    ledger = _Ledger(out, _signature(qa, prompt, choose, baselines), asked)
     videos: dict[tuple[Any, ...], list[Question]] = {}
     for question in questions:
         videos.setdefault(_place(question), []).append(question)
@@ -101,16 +101,33 @@ def run(
         waiting = [q for q in videos[place] if q.id not in ledger.rows]
         if waiting:
             others = [o for o in order[number + 1 :] + order[:number] if o[0] != place[0]]
-            ledger.add(asker.ask(place, waiting, others if baselines else None))
+            rows = asker.ask(place, waiting, others if baselines else None)
+            ledger.add([row | {"asked": asked[row["id"]]} for row in rows])
             done += len(waiting)
         if progress:
             progress("questions", done, len(questions))
     rows = [ledger.rows[question.id] for question in questions]
     scores = table(rows)
-    _write_parquet(rows, out / "answers.parquet")
     about = ledger.about | {"scores": [dataclasses.asdict(score) for score in scores]}
     _write(out / "scores.json", json.dumps(about, indent=1) + "\n")
+    _write_parquet(rows, out / "answers.parquet")
     return scores
+
+
+def check(questions: Sequence[Question], prompt: str, choose: str) -> None:
+    """Raises SettingsError for what `run` would refuse, before a model is loaded."""
+    if "{question}" not in prompt:
+        raise SettingsError(f"prompt {prompt!r}: write {{question}} where the question goes")
+    if choose not in ("likelihood", "letter"):
+        raise SettingsError(f"choose {choose!r}: likelihood or letter")
+    if choose == "letter" and any(len(q.options) > len(LETTERS) for q in questions):
+        raise SettingsError(f"choose letter: a question has more than {len(LETTERS)} options")
+    if find_spec("pyarrow") is None:
+        raise SettingsError(
+            "answers are kept as Parquet, and pyarrow is not installed: pip install 'vzvideo[eval]'"
+        )
+    if any(question.metric == "caption" for question in questions):
+        scoring.check_captions()
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[Score]:
@@ -127,19 +144,19 @@ def table(rows: Sequence[dict[str, Any]]) -> list[Score]:
 
 def _accuracy(kind: str, metric: str, rows: list[dict[str, Any]]) -> list[Score]:
     scores = {
-        shown: np.array([row[f"{shown}_score"] or 0.0 for row in rows])
-        for shown in SHOWN
-        if any(row[f"{shown}_score"] is not None for row in rows) or shown == "answer"
+        shown: np.array([row[f"{shown}_score"] for row in _seen(rows, shown)])
+        for shown in SHOWN[1:]
     }
+    scores["answer"] = np.array([row["answer_score"] or 0.0 for row in rows])
     return [_score(kind, metric, rows, scores)]
 
 
 def _captions(kind: str, _metric: str, rows: list[dict[str, Any]]) -> list[Score]:
-    references = [row["answers"] for row in rows]
     scores, bleu = {}, {}
     for shown in SHOWN:
-        if shown == "answer" or any(row[shown] is not None for row in rows):
-            texts = [row[shown] or "" for row in rows]
+        if some := rows if shown == "answer" else _seen(rows, shown):
+            texts = [row[shown] or "" for row in some]
+            references = [row["answers"] for row in some]
             scores[shown] = scoring.cider(texts, references)
             bleu[shown] = scoring.bleu4(texts, references)
     first = _score(kind, "CIDEr", rows, scores)
@@ -155,9 +172,17 @@ def _captions(kind: str, _metric: str, rows: list[dict[str, Any]]) -> list[Score
     return [first, second]
 
 
+def _seen(rows: list[dict[str, Any]], shown: str) -> list[dict[str, Any]]:
+    """Those that have an answer of this sort."""
+    return [row for row in rows if row[shown] is not None]
+
+
 def _score(kind: str, metric: str, rows: list[dict[str, Any]], scores: dict[str, Any]) -> Score:
-    means = {shown: float(values.mean()) for shown, values in scores.items()}
-    low, high = scoring.interval(scores["answer"], [row["video"] for row in rows])
+    means = {shown: float(values.mean()) for shown, values in scores.items() if len(values)}
+    videos = [row["video"] for row in rows]
+    low, high = None, None
+    if len(set(videos)) >= FEWEST:
+        low, high = scoring.interval(scores["answer"], videos)
     failed = sum(row["error"] is not None for row in rows)
     return Score(
         kind, metric, len(rows), means["answer"], low, high,
@@ -184,37 +209,46 @@ class _Asker:
         rows = [_row(question) for question in questions]
         try:
             tokens = self._encode(place, questions)
-            self._fill(rows, questions, "answer", self._qa.language.read(tokens))
+            prefix = self._qa.language.read(tokens)
         except VzVideoError as error:
-            stage = "decode" if isinstance(error, VideoError) else "answer"
             for row in rows:
-                row |= {"error": f"{stage}:{error.code}", "message": str(error)}
-                row |= {"answer": None, "answer_score": None}
+                _fail(row, error)
             return rows
         for row in rows:
             row |= {"frames": tokens.frames, "tokens": len(tokens)}
+        try:
+            self._fill(rows, questions, "answer", prefix)
+        except VzVideoError:  # one of them cannot be asked; the others can
+            for row, question in zip(rows, questions, strict=True):
+                try:
+                    self._fill([row], [question], "answer", prefix)
+                except VzVideoError as error:
+                    _fail(row, error)
         if others is None:
             return rows
+        whole = rows
+        rows = [row for row in whole if row["error"] is None]
+        questions = [q for q, row in zip(questions, whole, strict=True) if row["error"] is None]
         if self._nothing is None:
             self._nothing = self._qa.language.read_nothing()
         self._fill(rows, questions, "no_video", self._nothing)
         for other in others[:_OTHERS]:
             try:
                 prefix = self._qa.language.read(self._encode(other, questions))
+                self._fill(rows, questions, "wrong_video", prefix)
             except VzVideoError:
                 continue
-            self._fill(rows, questions, "wrong_video", prefix)
             for row in rows:
                 row["wrong"] = other[0]
             break
-        return rows
+        return whole
 
     def _encode(self, place: tuple[Any, ...], questions: list[Question]) -> VisualTokens:
         if place not in self._tokens:
             while len(self._tokens) > 2:
                 self._tokens.pop(next(iter(self._tokens)))
             video, start_s, end_s = place
-            longest = max((q.question for q in questions), key=len)
+            longest = max(map(self._asked, questions), key=self._qa.language.text_tokens)
             changes = {"start_s": start_s, "end_s": end_s}
             self._tokens[place] = self._qa.encode_timed(
                 video, question=longest, **{k: v for k, v in changes.items() if v is not None}
@@ -225,12 +259,12 @@ class _Asker:
         self, rows: list[dict[str, Any]], questions: list[Question], shown: str, prefix: Prefix
     ) -> None:
         """Answers and scores of the questions, into the columns that `shown` names."""
-        language, settings = self._qa.language, self._qa.settings
+        settings = self._qa.settings
         spoken = [(r, q) for r, q in zip(rows, questions, strict=True) if q.metric != "choice"]
         if spoken:
-            texts = language.answer_many(
+            texts = self._qa.language.answer_many(
                 prefix,
-                [self._prompt.format(question=q.question) for _, q in spoken],
+                [self._asked(question) for _, question in spoken],
                 max_new_tokens=settings.max_new_tokens,
                 temperature=settings.temperature,
             )
@@ -244,16 +278,25 @@ class _Asker:
                 row[f"{shown}_score"] = float(row[shown] in question.answers)
 
     def _chosen(self, prefix: Prefix, question: Question) -> str:
-        asked = self._prompt.format(question=question.question)
         options = list(question.options)
-        if self._choose == "letter":
-            letters = list(LETTERS[: len(options)])
-            lines = [f"({a}) {text}" for a, text in zip(letters, options, strict=True)]
-            asked = "\n".join([asked, *lines, "Answer with the option's letter."])
-            likely = self._qa.language.likelihoods(prefix, asked, letters)
-        else:
-            likely = self._qa.language.likelihoods(prefix, asked, options)
+        said = list(LETTERS[: len(options)]) if self._choose == "letter" else options
+        likely = self._qa.language.likelihoods(prefix, self._asked(question), said)
         return options[int(np.argmax(likely))]
+
+    def _asked(self, question: Question) -> str:
+        """What the model is asked."""
+        asked = self._prompt.replace("{question}", question.question)
+        if question.metric == "choice" and self._choose == "letter":
+            options = zip(LETTERS, question.options, strict=False)
+            lines = [f"({letter}) {text}" for letter, text in options]
+            asked = "\n".join([asked, *lines, "Answer with the option's letter."])
+        return asked
+
+
+def _fail(row: dict[str, Any], error: VzVideoError) -> None:
+    stage = "decode" if isinstance(error, VideoError) else "answer"
+    row |= {"error": f"{stage}:{error.code}", "message": str(error)}
+    row |= {"answer": None, "answer_score": None}
 
 
 def _row(question: Question) -> dict[str, Any]:
@@ -273,9 +316,10 @@ class _Ledger:
     """The rows that are there already, in a file that only ever grows by whole lines.
 
     about: what made them; a file that something else made is refused.
+    asked: digests of the questions by id; rows of others stay in the file and count for nothing.
     """
 
-    def __init__(self, out: Path, about: dict[str, Any]) -> None:
+    def __init__(self, out: Path, about: dict[str, Any], asked: dict[str, str]) -> None:
         self.about = about
         self.rows: dict[str, dict[str, Any]] = {}
         self._path = out / "answers.jsonl"
@@ -285,13 +329,15 @@ class _Ledger:
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"{out}: cannot be used for results ({error})") from None
         # The last line may be half written.
-        lines = text[: text.rfind("\n") + 1].splitlines()
+        lines = text.split("\n")[:-1]
         if lines:
             self._check(lines[0], out)
-            rows = map(json.loads, lines[1:])
             # What failed is asked again: the file may be there by now.
-            self.rows = {row["id"]: row for row in rows if row["error"] is None}
-        _write(self._path, _lines([{"about": about}, *self.rows.values()]))
+            rows = [row for row in map(json.loads, lines[1:]) if row["error"] is None]
+            _write(self._path, _lines([{"about": about}, *rows]))
+            self.rows = {r["id"]: r for r in rows if asked.get(r["id"]) == r["asked"]}
+        else:
+            _write(self._path, _lines([{"about": about}]))
 
     def _check(self, line: str, out: Path) -> None:
         try:
@@ -308,8 +354,8 @@ class _Ledger:
         ]
         if changed:
             raise SettingsError(
-                f"{out} holds answers of another run ({', '.join(changed)}): give another folder, "
-                "or delete it"
+                f"{out} holds answers of another run ({', '.join(changed)}): give another folder "
+                "(--out), or delete it"
             )
 
     def add(self, rows: list[dict[str, Any]]) -> None:
@@ -321,10 +367,8 @@ class _Ledger:
         self.rows |= {row["id"]: row for row in rows}
 
 
-def _signature(
-    qa: VideoQA, questions: Sequence[Question], prompt: str, choose: str, baselines: bool
-) -> dict[str, Any]:
-    """Everything an answer depends on."""
+def _signature(qa: VideoQA, prompt: str, choose: str, baselines: bool) -> dict[str, Any]:
+    """Everything an answer depends on, but for its question."""
     settings = dataclasses.asdict(qa.settings)
     for name in ("model", "cache", "cache_gib", "batch", "deadline_s", "device"):
         settings.pop(name)
@@ -333,7 +377,6 @@ def _signature(
         "vzvideo": vzvideo.__version__,
         "model": qa.name,
         "weights": weights.fingerprint(folder, "") if folder else None,
-        "questions": _digest([dataclasses.asdict(question) for question in questions]),
         "prompt": prompt,
         "choose": choose,
         "baselines": baselines,

@@ -29,12 +29,15 @@ RESAMPLES = 1000
 def normalised(text: str) -> str:
     """'The dog.' -> 'dog': lower case, no punctuation, no articles, numbers as digits."""
     words = re.findall(r"[\w'-]+", text.lower())
-    return " ".join(_NUMBERS.get(w, w) for w in words if w not in ("a", "an", "the"))
+    # Where an article is all there is, it is a letter.
+    words = [word for word in words if word not in ("a", "an", "the")] or words
+    return " ".join(_NUMBERS.get(word, word) for word in words)
 
 
 def exact(answer: str, expected: Sequence[str]) -> float:
-    """1 where the answer is one of those expected, else 0."""
-    return float(normalised(answer) in {normalised(text) for text in expected})
+    """1 where the answer is one of those expected, else 0; an empty one never is."""
+    said = normalised(answer)
+    return float(bool(said) and said in {normalised(text) for text in expected})
 
 
 def check_captions() -> None:
@@ -87,6 +90,7 @@ def interval(
     """Bootstrap interval of the mean of `scores` (n,), by resampling whole groups.
 
     groups: the video of each score; questions about one video are not independent of each other.
+        With few of them (under ten or so) the interval is too narrow to be believed.
     """
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     sums = np.bincount(index, scores, len(names))
