@@ -48,7 +48,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(questions: Path, model: Path, out: Path, *options: str, precision: str = "no") -> Path:
     given = ["--model", str(model), "--out", str(out), "--frames", "4", "--tokens-per-frame", "5"]
-    given += ["--batch", "2", "--at-once", "2", "--passes", "4", "--every", "2", "--device", "cpu"]
+    given += ["--batch", "2", "--at-once", "2", "--passes", "4", "--every", "2", "--cpu"]
     given += ["--connector-lr", "1e-2", "--lora-lr", "1e-2", "--precision", precision, *options]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["tune", str(questions), *given])
