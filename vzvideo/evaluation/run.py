@@ -33,6 +33,7 @@ Choose = Literal["likelihood", "letter"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SHOWN = ("answer", "no_video", "wrong_video")  # the video itself, and the two baselines
 FEWEST = 10  # videos for an interval
+_LONGEST = 20  # questions, by letters, among which the one of most tokens is looked for
 _OTHERS = 5  # videos tried for a wrong one before a question goes without
 
 
@@ -95,7 +96,7 @@ def run(
         videos.setdefault(_place(question), []).append(question)
     # A fixed shuffle, for neighbours in a file are often cut from one film.
     order = sorted(videos, key=lambda place: _digest([str(part) for part in place]))
-    asker = _Asker(qa, prompt, choose)
+    asker = _Asker(qa, prompt, choose, questions)
     done = len(ledger.rows)
     for number, place in enumerate(order):
         waiting = [q for q in videos[place] if q.id not in ledger.rows]
@@ -193,8 +194,13 @@ def _score(kind: str, metric: str, rows: list[dict[str, Any]], scores: dict[str,
 class _Asker:
     """Asks the questions of one video at a time, of the video and of the baselines."""
 
-    def __init__(self, qa: VideoQA, prompt: str, choose: Choose) -> None:
+    def __init__(
+        self, qa: VideoQA, prompt: str, choose: Choose, questions: Sequence[Question]
+    ) -> None:
         self._qa, self._prompt, self._choose = qa, prompt, choose
+        # Every video leaves room for the longest question of all: a resumed run plans alike.
+        long = sorted(map(self._asked, questions), key=len)[-_LONGEST:]
+        self._room = max([*long, "?"], key=self._length)
         self._tokens: dict[tuple[Any, ...], VisualTokens] = {}  # the last few, for they come twice
         self._nothing: Prefix | None = None
 
@@ -208,7 +214,7 @@ class _Asker:
         baselines."""
         rows = [_row(question) for question in questions]
         try:
-            tokens = self._encode(place, questions)
+            tokens = self._encode(place)
             prefix = self._qa.language.read(tokens)
         except VzVideoError as error:
             for row in rows:
@@ -234,7 +240,7 @@ class _Asker:
         self._fill(rows, questions, "no_video", self._nothing)
         for other in others[:_OTHERS]:
             try:
-                prefix = self._qa.language.read(self._encode(other, questions))
+                prefix = self._qa.language.read(self._encode(other))
                 self._fill(rows, questions, "wrong_video", prefix)
             except VzVideoError:
                 continue
@@ -243,15 +249,14 @@ class _Asker:
             break
         return whole
 
-    def _encode(self, place: tuple[Any, ...], questions: list[Question]) -> VisualTokens:
+    def _encode(self, place: tuple[Any, ...]) -> VisualTokens:
         if place not in self._tokens:
             while len(self._tokens) > 2:
                 self._tokens.pop(next(iter(self._tokens)))
             video, start_s, end_s = place
-            longest = max(map(self._asked, questions), key=self._qa.language.text_tokens)
             changes = {"start_s": start_s, "end_s": end_s}
             self._tokens[place] = self._qa.encode_timed(
-                video, question=longest, **{k: v for k, v in changes.items() if v is not None}
+                video, question=self._room, **{k: v for k, v in changes.items() if v is not None}
             ).tokens
         return self._tokens[place]
 
@@ -282,6 +287,12 @@ class _Asker:
         said = list(LETTERS[: len(options)]) if self._choose == "letter" else options
         likely = self._qa.language.likelihoods(prefix, self._asked(question), said)
         return options[int(np.argmax(likely))]
+
+    def _length(self, asked: str) -> int:
+        try:
+            return self._qa.language.text_tokens(asked)
+        except VzVideoError:  # its own row will say so
+            return 0
 
     def _asked(self, question: Question) -> str:
         """What the model is asked."""
