@@ -266,8 +266,11 @@ def compare(
     judge: Judge, groups: dict[str, list[Clip]], whole: int, say: Callable[[dict[str, Any]], None]
 ) -> None:
     """Both tables, line by line; whole: tokens of a frame that keeps them all."""
-    plans: list[tuple[str, int | None]] = [("no video", 0), ("full", None)]
+    plans: list[tuple[str, int | None]] = [("no video", 0)]
     plans += [(method, tokens) for method in METHODS for tokens in BUDGETS]
+    plans.append(("full", None))  # last, for it takes longer than all before it
+    if not any(groups[name] for name in groups if name != "long"):
+        plans = []
     for method, tokens in plans:
         scores: dict[str, Any] = {}
         for name, clips in groups.items():
@@ -276,7 +279,7 @@ def compare(
                 scores |= score(judge, clips, FRAMES[name], tokens, reduce)
         each = whole if tokens is None else tokens
         say({"table": "frames"} | _line(method, 0, each, scores))
-    for frames, tokens in TRADES:
+    for frames, tokens in TRADES if groups["long"] else ():
         scores = score(judge, groups["long"], frames, tokens, by_visionzip)
         method = {None: "full", 0: "no video"}.get(tokens, "VisionZip")
         each = whole if tokens is None else tokens
@@ -309,6 +312,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--limit", type=int, help="clips of each sort")
+    parser.add_argument("--table", choices=("frames", "tokens"), help="only one of the two")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     scoring.check_captions()
@@ -320,6 +324,8 @@ def main() -> None:
     groups: dict[str, list[Clip]] = {name: [] for name in FRAMES}
     for video, some in asked.items():
         name = Path(video).name.split("-")[0]
+        if args.table and (name == "long") != (args.table == "tokens"):
+            continue
         if args.limit is None or len(groups[name]) < args.limit:
             groups[name].append(Clip(look(qa.encoder, Path(video), FRAMES[name]), some))
     print(f"{sum(map(len, groups.values()))} clips encoded", file=sys.stderr, flush=True)
@@ -340,7 +346,9 @@ def main() -> None:
         print(line["method"], line["frames"], line["tokens_per_frame"], brief, flush=True)
 
     compare(Judge(qa.language), groups, qa.encoder.tokens, say)
-    print(markdown(lines, "frames"), markdown(lines, "tokens"), sep="\n\n")
+    for table in ("frames", "tokens"):
+        if any(line["table"] == table for line in lines):
+            print(markdown(lines, table))
 
 
 if __name__ == "__main__":
