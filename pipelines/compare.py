@@ -336,6 +336,7 @@ def main() -> None:
         "vzvideo": vzvideo.__version__,
         "torch": torch.__version__,
         "frames": FRAMES,
+        "clips": {name: len(clips) for name, clips in groups.items()},
     }
     lines: list[dict[str, Any]] = []
 
