@@ -92,12 +92,9 @@ def by_chance(scored: Scored, tokens: int) -> Tensor:
     batch, count, _ = scored.hidden.shape
     order = torch.rand(batch, count - 1, generator=generator).argsort(1)[:, : tokens - 1]
     index = order.sort(1).values + 1
-    return torch.cat([scored.hidden[:, :1], _gather(scored.hidden, index)], 1)
-
-
-def _gather(hidden: Tensor, index: Tensor) -> Tensor:
-    """hidden (B, N, D), index (B, M) -> (B, M, D)."""
-    return hidden.gather(1, index.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+    return torch.cat(
+        [scored.hidden[:, :1], scored.hidden[torch.arange(batch).unsqueeze(1), index]], 1
+    )
 
 
 METHODS: dict[str, Reduce] = {
