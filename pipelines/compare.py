@@ -6,7 +6,7 @@
 Two tables. At equal frames: accuracy and caption quality at 257, 65, 33, 17 and 9 tokens a frame,
 for VisionZip and for patches taken evenly, pooled, drawn at random, and by attention alone. At
 equal tokens: as many as two frames have uncompressed, spent on 2, 8, 16 or 32 frames of long clips.
-Options are chosen by likelihood; a yes-or-no question has two.
+Options are chosen by what the video adds to their likelihood; yes or no by likelihood alone.
 
 Both begin with what the model scores without any video. A model that was trained with VisionZip, as
 `mini` was, has never met the other reductions, and seldom a whole frame: what those lose here is
@@ -160,7 +160,11 @@ class Judge:
 
     @torch.inference_mode()
     def chosen(self, features: list[Tensor], questions: list[list[Question]]) -> dict[str, float]:
-        """Clips (V, D) and their questions with options -> 1 or 0 by the question's id."""
+        """Clips (V, D) and their questions with options -> 1 or 0 by the question's id.
+
+        Texts are taken by what the video adds to their likelihood, for some are likely of anything;
+        Yes and No as they are.
+        """
         scores: dict[str, float] = {}
         each = len(features[0]) + 24 * max(sum(len(options(q)) for q in some) for some in questions)
         for part in self._parts(len(features), each):
@@ -168,11 +172,13 @@ class Judge:
                 [(q.question, text) for q in some for text in options(q)]
                 for some in questions[part]
             ]
-            batch = self._packer(items, len(features[0])).to(self._language.device)
-            losses = self._trainee(self._stack(features[part]), batch)
-            by_answer = iter(answer_losses(losses, batch).tolist())
+            seen = self._losses(features[part], items)
+            blind = self._losses([each[:0] for each in features[part]], items)
+            by_answer = zip(seen, blind, strict=True)
             for question in (q for some in questions[part] for q in some):
-                found = [next(by_answer) for _ in options(question)]
+                both = [next(by_answer) for _ in options(question)]
+                gain = question.options and len(features[0])
+                found = [seen - blind if gain else seen for seen, blind in both]
                 best = options(question)[int(np.argmin(found))]
                 scores[question.id] = scoring.exact(best, question.answers)
         return scores
@@ -201,6 +207,10 @@ class Judge:
             texts = language.tokenizer.batch_decode(output[:, len(row) :], skip_special_tokens=True)
             said += [text.strip() for text in texts]
         return said
+
+    def _losses(self, features: list[Tensor], items: list[list[tuple[str, str]]]) -> list[float]:
+        batch = self._packer(items, len(features[0])).to(self._language.device)
+        return answer_losses(self._trainee(self._stack(features), batch), batch).tolist()
 
     def _stack(self, features: list[Tensor]) -> Tensor:
         return torch.stack(features).to(self._language.device, self._language.model.dtype)

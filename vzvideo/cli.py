@@ -319,7 +319,8 @@ def evaluate(
     ] = None,
     prompt: Annotated[str, typer.Option(help="What is asked, {question} in it.")] = "{question}",
     choose: Annotated[
-        str, typer.Option(help="Of several options: by likelihood of their text, or by letter.")
+        str,
+        typer.Option(help="Of several options: likelihood (of their text), pmi or letter."),
     ] = "likelihood",
     no_baselines: Annotated[
         bool, typer.Option("--no-baselines", help="Leave out no video and wrong video.")

@@ -93,6 +93,20 @@ def test_the_likeliest_option_is_chosen(
     assert row["answer_score"] == (row["answer"] == OPTIONS[1])
 
 
+def test_what_the_video_adds_may_decide(
+    qa: VideoQA, questions: list[Question], videos: list[Path], tmp_path: Path
+) -> None:
+    evaluation.run(qa, questions, tmp_path / "out", choose="pmi")
+    language = qa.language
+    said = list(OPTIONS)
+    seen = language.likelihoods(language.read(qa.encode(videos[0])), "Is there a cat?", said)
+    blind = language.likelihoods(language.read_nothing(), "Is there a cat?", said)
+    gained = [a - b for a, b in zip(seen, blind, strict=True)]
+    row = pq.read_table(tmp_path / "out" / "answers.parquet").to_pylist()[1]
+    assert row["answer"] == OPTIONS[gained.index(max(gained))]
+    assert row["no_video"] == OPTIONS[blind.index(max(blind))]  # nothing is added to nothing
+
+
 def test_letters_are_asked_for_where_wanted(
     qa: VideoQA, questions: list[Question], videos: list[Path], tmp_path: Path
 ) -> None:
@@ -227,5 +241,5 @@ def test_a_sample_is_always_the_same(questions: list[Question]) -> None:
 def test_wrong_options_of_a_run(qa: VideoQA, questions: list[Question], tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="question"):
         evaluation.run(qa, questions, tmp_path / "out", prompt="What?")
-    with pytest.raises(SettingsError, match="likelihood or letter"):
+    with pytest.raises(SettingsError, match="likelihood, pmi, letter"):
         evaluation.run(qa, questions, tmp_path / "out", choose="dice")  # type: ignore[arg-type]

@@ -154,6 +154,7 @@ def test_evaluation_agrees_with_the_likelihoods_of_the_model(tmp_path: Path) -> 
         prefix = language.read(visual_tokens(features.clips([views], 4, 1)[0]))
         return language.likelihoods(prefix, question, answers)
 
+    nothing = language.read_nothing()
     right, wrong, first, last, tokens = 0.0, 0.0, 0, 0, 0
     for number, said in enumerate(dev.said):
         captions, after = list(said.captions), (number + 1) % 7
@@ -163,7 +164,10 @@ def test_evaluation_agrees_with_the_likelihoods_of_the_model(tmp_path: Path) -> 
         right, wrong, tokens = right + mine, wrong + others, tokens + sum(sizes)
         clip = [View(number)] * 2 + [View(after)] * 2
         ends = [captions[0], dev.said[after].captions[0]]
-        begins, stops = (likely(clip, f"What happens {at}?", ends) for at in ("first", "last"))
+        begins, stops = (
+            np.subtract(likely(clip, asked, ends), language.likelihoods(nothing, asked, ends))
+            for asked in ("What happens first?", "What happens last?")
+        )
         first += begins[0] > begins[1]
         last += stops[1] > stops[0]
     trainee = Trainee(language.model, None, lora=False).eval()
@@ -176,4 +180,5 @@ def test_evaluation_agrees_with_the_likelihoods_of_the_model(tmp_path: Path) -> 
     assert found["dev_gap"] == pytest.approx((wrong - right) / tokens, abs=LOGITS_F32)
     assert (found["first"], found["last"]) == (first / 7, last / 7)
     assert 0 <= found["presence"] <= 1
+    assert 0 <= found["when"] <= 1
     assert len(dev.said) == len(CAPTIONS) == 7

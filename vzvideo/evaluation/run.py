@@ -8,6 +8,7 @@ command goes on where it was stopped.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from vzvideo.models.video_llava import Prefix
 from vzvideo.qa import VideoQA
 from vzvideo.types import VisualTokens
 
-Choose = Literal["likelihood", "letter"]
+Choose = Literal["likelihood", "pmi", "letter"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SHOWN = ("answer", "no_video", "wrong_video")  # the video itself, and the two baselines
 FEWEST = 10  # videos for an interval
@@ -81,8 +82,10 @@ def run(
     Args:
         out: folder for `answers.jsonl` (as they come), `answers.parquet` and `scores.json`.
         prompt: what is asked, `{question}` in it.
-        choose: how one of several options is taken: the text that the model finds likeliest, mean
-            a token, or the likeliest letter after a list of them, as the benchmarks prescribe.
+        choose: how one of several options is taken: "likelihood", the text that the model finds
+            likeliest, mean a token; "pmi", the one whose likelihood the video raises most (Holtzman
+            et al. 2021, arXiv 2104.08315: some texts are likely of anything); "letter", the
+            likeliest letter after a list of them, as the benchmarks prescribe.
         progress: called with ("questions", done, in all).
 
     Raises SettingsError where `out` holds another run; what goes wrong with a video becomes a row
@@ -119,8 +122,8 @@ def check(questions: Sequence[Question], prompt: str, choose: str) -> None:
     """Raises SettingsError for what `run` would refuse, before a model is loaded."""
     if "{question}" not in prompt:
         raise SettingsError(f"prompt {prompt!r}: write {{question}} where the question goes")
-    if choose not in ("likelihood", "letter"):
-        raise SettingsError(f"choose {choose!r}: likelihood or letter")
+    if choose not in get_args(Choose):
+        raise SettingsError(f"choose {choose!r}: {', '.join(get_args(Choose))}")
     if choose == "letter" and any(len(q.options) > len(LETTERS) for q in questions):
         raise SettingsError(f"choose letter: a question has more than {len(LETTERS)} options")
     if find_spec("pyarrow") is None:
@@ -202,7 +205,10 @@ class _Asker:
         long = sorted(map(self._asked, questions), key=len)[-_LONGEST:]
         self._room = max([*long, "?"], key=self._length)
         self._tokens: dict[tuple[Any, ...], VisualTokens] = {}  # the last few, for they come twice
-        self._nothing: Prefix | None = None
+
+    @functools.cached_property
+    def _nothing(self) -> Prefix:
+        return self._qa.language.read_nothing()
 
     def ask(
         self,
@@ -235,8 +241,6 @@ class _Asker:
         whole = rows
         rows = [row for row in whole if row["error"] is None]
         questions = [q for q, row in zip(questions, whole, strict=True) if row["error"] is None]
-        if self._nothing is None:
-            self._nothing = self._qa.language.read_nothing()
         self._fill(rows, questions, "no_video", self._nothing)
         for other in others[:_OTHERS]:
             try:
@@ -286,6 +290,9 @@ class _Asker:
         options = list(question.options)
         said = list(LETTERS[: len(options)]) if self._choose == "letter" else options
         likely = self._qa.language.likelihoods(prefix, self._asked(question), said)
+        if self._choose == "pmi" and prefix is not self._nothing:
+            blind = self._qa.language.likelihoods(self._nothing, self._asked(question), said)
+            likely = list(np.subtract(likely, blind))
         return options[int(np.argmax(likely))]
 
     def _length(self, asked: str) -> int:
