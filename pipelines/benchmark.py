@@ -62,6 +62,7 @@ from vzvideo.models.preprocess import Preprocess
 from vzvideo.models.video_llava import VideoLlava
 from vzvideo.types import FrameBatch
 from vzvideo.video import open_video, sampling
+from vzvideo.video.frames import sample
 from vzvideo.video.reader import scaled
 
 SEED = 0
@@ -515,7 +516,7 @@ def stages_alone(qa: api.VideoQA, clip: Path, frames: int, taken: Columns) -> st
     """Runs a question's stages one after another, nothing beside them; the answer."""
     settings, size = qa.settings.replace(frames=frames), 2 * qa.encoder.preprocess.size
     with clocked(taken, "decode alone_s"), open_video(clip, size=size) as video:
-        times_s = api.sample(video, settings, frames)
+        times_s = sample(video, settings, frames)
         batches = list(video.stream(times_s, settings.batch))
     with clocked(taken, "encode alone_s"):
         parts = [qa.encoder.encode(batch, ZIP) for batch in batches]

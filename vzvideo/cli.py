@@ -7,24 +7,23 @@ Heavy imports stay inside the commands, so that `--help` answers at once.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vzvideo import cli_corpus
+from vzvideo.cli_options import ANSWERING, Json, progress_bars, say, with_settings
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
 
 if TYPE_CHECKING:
     from vzvideo.config import Settings
     from vzvideo.evaluation.run import Score
-    from vzvideo.qa import Asking, Encoded, Progress, VideoQA
+    from vzvideo.qa import Asking, Encoded, VideoQA
     from vzvideo.types import Answer
 
 app = typer.Typer(
@@ -47,17 +46,17 @@ def main(argv: list[str] | None = None) -> None:
     except VzVideoError as error:
         if debug:
             raise
-        _say(f"vzvideo: {error}")
+        say(f"vzvideo: {error}")
         status = 1
     except Exception as error:
         status = _usage(error)
         if status is None:
             if debug:
                 raise
-            _say(f"vzvideo: {_unexpected(error)}")
+            say(f"vzvideo: {_unexpected(error)}")
             status = 1
     if status == 130:
-        _say("vzvideo: interrupted")
+        say("vzvideo: interrupted")
     sys.exit(status)
 
 
@@ -82,114 +81,6 @@ def _unexpected(error: Exception) -> str:
     )
 
 
-# -- options that several commands share
-
-
-def _time(text: str | float | None) -> float | None:
-    """'83.5', '1:23.5' or '0:01:23.5' -> seconds."""
-    if text is None or isinstance(text, float):
-        return text
-    try:
-        seconds = 0.0
-        for part in text.split(":"):
-            seconds = seconds * 60 + float(part)
-        return seconds
-    except ValueError:
-        raise SettingsError(f"time {text!r}: give seconds, or m:s, or h:m:s") from None
-
-
-Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
-Seconds = Annotated[str | None, typer.Option(metavar="TIME", help="Seconds, or as in 1:23:45.")]
-_SHARED: dict[str, tuple[Any, Any]] = {
-    "config": (Config, None),
-    "model": (
-        Annotated[str | None, typer.Option(help="Name, hub id, folder, or auto.")],
-        None,
-    ),
-    "frames": (Annotated[int | None, typer.Option(help="How many frames to look at (8).")], None),
-    "tokens_per_frame": (
-        Annotated[int | None, typer.Option(help="Visual tokens kept of each frame (17).")],
-        None,
-    ),
-    "dominant": (
-        Annotated[int | None, typer.Option(help="Of these, how many as they are (with CLS).")],
-        None,
-    ),
-    "contextual": (Annotated[int | None, typer.Option(help="And how many merged.")], None),
-    "no_compress": (
-        Annotated[bool, typer.Option("--no-compress", help="Keep every token.")],
-        False,
-    ),
-    "sampling": (
-        Annotated[str | None, typer.Option(help="uniform, fps, keyframes or scenes.")],
-        None,
-    ),
-    "fps": (Annotated[float | None, typer.Option(help="Frames a second; implies fps.")], None),
-    "start": (Seconds, None),
-    "end": (Seconds, None),
-    "decoder": (Annotated[str | None, typer.Option(help="pyav or decord.")], None),
-    "device": (Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")], None),
-    "dtype": (
-        Annotated[str | None, typer.Option(help="auto, float32, float16, bfloat16.")],
-        None,
-    ),
-    "quantize": (Annotated[str | None, typer.Option(help="4bit or 8bit, on a GPU.")], None),
-    "no_cache": (
-        Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep tokens.")],
-        False,
-    ),
-}
-_ANSWERING: dict[str, tuple[Any, Any]] = {
-    "max_new_tokens": (
-        Annotated[int | None, typer.Option(help="Longest answer, in tokens (128).")],
-        None,
-    ),
-    "temperature": (Annotated[float | None, typer.Option(help="0 is repeatable.")], None),
-}
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
-
-
-def _with_settings(**more: tuple[Any, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the shared options and hands it `settings` made of them."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        shared = _SHARED | more
-        kind = inspect.Parameter.KEYWORD_ONLY
-        hints = get_type_hints(command, include_extras=True)
-        parameters = [
-            parameter.replace(kind=kind, annotation=hints[name])
-            for name, parameter in inspect.signature(command).parameters.items()
-            if name != "settings"
-        ]
-        parameters += [
-            inspect.Parameter(name, kind, default=default, annotation=annotation)
-            for name, (annotation, default) in shared.items()
-        ]
-
-        @functools.wraps(command)
-        def wrapper(**values: Any) -> None:
-            said = {name: values.pop(name) for name in shared}
-            command(**values, settings=_settings(said))
-
-        # What typer reads: the signature, and the annotations by name.
-        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
-        return wrapper
-
-    return decorate
-
-
-def _settings(said: dict[str, Any]) -> Settings:
-    from vzvideo import config
-
-    start_s, end_s = _time(said.pop("start")), _time(said.pop("end"))
-    if said.pop("no_compress"):
-        said["compress"] = False
-    if said.pop("no_cache"):
-        said["cache"] = False
-    return config.load(said.pop("config"), **said, start_s=start_s, end_s=end_s)
-
-
 # -- commands
 
 
@@ -206,7 +97,7 @@ def _root(
 
 
 @app.command()
-@_with_settings(**_ANSWERING)
+@with_settings(**ANSWERING)
 def ask(
     video: Annotated[str, typer.Argument(help="File, URL, or what `encode` wrote.")],
     questions: Annotated[list[str], typer.Argument(metavar="QUESTION", help="One or more.")],
@@ -220,13 +111,13 @@ def ask(
         qa = _load(settings)
         stage = "encode"
         if len(questions) > 1:
-            with _progress() as progress:
+            with progress_bars() as progress:
                 answers = qa.ask_many(video, questions, progress=progress)
             for answer in answers:
                 _print(answer, as_json, labelled=True)
             _facts(answers[0])
         else:
-            with _progress() as progress:
+            with progress_bars() as progress:
                 asking = qa.start(video, questions[0], progress=progress)
             stage = "generate"
             _relay(asking, as_json)
@@ -239,7 +130,7 @@ def ask(
 
 
 @app.command()
-@_with_settings(**_ANSWERING)
+@with_settings(**ANSWERING)
 def chat(
     video: Annotated[str, typer.Argument(help="File, URL, or what `encode` wrote.")],
     settings: Any,
@@ -248,13 +139,13 @@ def chat(
     """Talk about a video; every question after the first costs only itself."""
     _check(video)
     qa = _load(settings)
-    with _progress() as progress:
+    with progress_bars() as progress:
         talk = qa.chat(video, progress=progress)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if interactive:
         with suppress(ImportError):
             import readline  # noqa: F401  # gives `input` its editing and history
-        _say("Ask away; an empty line or Ctrl-D ends.")
+        say("Ask away; an empty line or Ctrl-D ends.")
     status = 0
     while question := _next_line(interactive):
         try:
@@ -264,13 +155,13 @@ def chat(
         except VzVideoError as error:  # one bad question ends no conversation
             if as_json:
                 _print_failure(video, question, "generate", error)
-            _say(f"vzvideo: {error}")
+            say(f"vzvideo: {error}")
             status = 1
     raise typer.Exit(status)
 
 
 @app.command()
-@_with_settings()
+@with_settings()
 def encode(
     video: Annotated[str, typer.Argument(help="File or URL.")],
     settings: Any,
@@ -286,19 +177,19 @@ def encode(
         raise SettingsError(f"{target}: is there, and no file of visual tokens; give another name")
     _check(video)
     qa = _load(settings)
-    with _progress() as progress:
+    with progress_bars() as progress:
         encoded = qa.encode_timed(video, progress=progress)
     store.save(encoded.tokens, target)
     tokens = encoded.tokens
     typer.echo(target)
-    _say(
+    say(
         f"{tokens.frames} frames, {tokens.tokens_before} -> {len(tokens)} tokens, "
         f"{target.stat().st_size / 1024:.0f} KB{_gaps(encoded)}"
     )
 
 
 @app.command("eval")
-@_with_settings(**_ANSWERING)
+@with_settings(**ANSWERING)
 def evaluate(
     questions: Annotated[Path, typer.Argument(help="JSONL, or a published file with --format.")],
     settings: Any,
@@ -336,7 +227,7 @@ def evaluate(
     file = questions.resolve()
     target = out or file.with_name(file.stem + ".eval")
     qa = _load(settings)
-    with _progress() as progress:
+    with progress_bars() as progress:
         scores = run.run(
             qa, asked, target, prompt=prompt, choose=choose,  # type: ignore[arg-type]
             baselines=not no_baselines, progress=progress,
@@ -346,7 +237,7 @@ def evaluate(
             typer.echo(json.dumps(dataclasses.asdict(score)))
     else:
         _print_scores(scores)
-    _say(str(target / "answers.parquet"))
+    say(str(target / "answers.parquet"))
     if any(score.failed for score in scores):
         raise typer.Exit(1)
 
@@ -370,6 +261,10 @@ def _print_scores(scores: list[Score]) -> None:
         cells += [shown(s.no_video), shown(s.wrong_video), *([str(s.failed)] if failed else [])]
         table.add_row(*cells)
     Console(highlight=False).print(table)
+
+
+app.command()(cli_corpus.batch)
+app.command()(cli_corpus.index)
 
 
 @app.command()
@@ -411,7 +306,7 @@ def pull(
 
         name, _ = loader.choose_auto()
     card = catalog.find(name)
-    with _progress() as progress:
+    with progress_bars() as progress:
         typer.echo(weights.pull(card, source=source, progress=progress))
 
 
@@ -429,8 +324,8 @@ def _check(video: str) -> None:
 def _load(settings: Settings) -> VideoQA:
     from vzvideo import qa
 
-    with _progress() as progress:
-        return qa.load(settings=settings, progress=progress, say=_say)
+    with progress_bars() as progress:
+        return qa.load(settings=settings, progress=progress, say=say)
 
 
 def _relay(asking: Asking, as_json: bool) -> None:
@@ -465,7 +360,7 @@ def _facts(answer: Answer, encoded: Encoded | None = None) -> None:
     times = answer.frame_times_s
     seconds = ", ".join(f"{stage} {s:.2f} s" for stage, s in answer.seconds.items())
     origin = "from the cache, " if answer.cached else ""
-    _say(
+    say(
         f"[{answer.model}] {len(times)} frames ({times[0]:.1f}-{times[-1]:.1f} s), "
         f"{answer.tokens_before} -> {answer.tokens} tokens, {origin}{seconds}"
         f"{_gaps(encoded) if encoded else ''}"
@@ -492,31 +387,6 @@ def _next_line(interactive: bool) -> str:
             return ""
         return "" if line.lower() in ("exit", "quit") else line
     return next((line.strip() for line in sys.stdin if line.strip()), "")
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar for each stage on stderr, where that is a terminal; gone afterwards."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage)
-            bars.update(tasks[stage], completed=done, total=total or None)
-
-        yield show
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
 
 
 if __name__ == "__main__":

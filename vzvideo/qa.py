@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 
 import vzvideo
@@ -26,7 +25,8 @@ from vzvideo.models.video_llava import SHORTEST_ANSWER, Prefix, VideoLlava
 from vzvideo.overlap import Ahead, timed
 from vzvideo.store import TokenCache, is_token_file
 from vzvideo.types import Answer, VisualTokens
-from vzvideo.video import Video, open_video, sampling
+from vzvideo.video import sampling
+from vzvideo.video.frames import frames_of
 from vzvideo.video.reader import check_file, no_frames
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -45,6 +45,7 @@ def load(
     settings: config.Settings | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
+    part: Literal["both", "tower", "language", "outline"] = "both",
     **changes: Any,
 ) -> VideoQA:
     """Loads a model, fetching it first where it is not here yet.
@@ -55,6 +56,7 @@ def load(
         settings: what `encode` and `ask` use unless told otherwise.
         progress: called with (stage, done, total) while weights are fetched.
         say: called with a line where something is chosen or fetched for the user.
+        part: half a model encodes or answers; "outline", without any weights, plans.
         changes: single settings by name (`device="cpu"`, `cache=False`); see `config.Settings`.
     """
     if model is not None:
@@ -71,10 +73,32 @@ def load(
     if folder is None:
         say(f"{name} is not here yet: fetching {card.size_mb or '?'} MB, once")
         folder = weights.pull(card, progress=progress)
-    encoder, language = loader.load(
-        folder, device=settings.device, dtype=settings.dtype, quantize=settings.quantize
-    )
+    if part == "outline":
+        encoder, language = loader.outline(folder)
+    else:
+        encoder, language = loader.load(
+            folder,
+            device=settings.device,
+            dtype=settings.dtype,
+            quantize=settings.quantize,
+            part=part,
+        )
     return VideoQA(card, encoder, language, weights.fingerprint(folder), settings)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a video becomes tokens.
+
+    frames: as many at most. size: shortest edge that frames are scaled to, in pixels.
+    about: what the tokens are marked with (JSON), by which the cache tells them apart.
+    """
+
+    settings: config.Settings
+    compression: ZipSettings
+    frames: int
+    size: int
+    about: dict[str, Any]
 
 
 @dataclass
@@ -105,12 +129,12 @@ class VideoQA:
         tower: str,
         settings: config.Settings,
     ) -> None:
+        self.card = card
         self.name = card.name
         self.encoder = encoder
         self.language = language
         self.settings = settings
         self.tower = tower
-        self._frames = card.frames
         # The last file's tokens, so that asking it again finds what has been read of them too.
         self._last: tuple[str, VisualTokens] | None = None
         self._read: tuple[VisualTokens, Prefix] | None = None
@@ -141,7 +165,7 @@ class VideoQA:
         **changes: Any,
     ) -> Encoded:
         """As `encode`, with the time each stage took; the budget leaves room for `question`."""
-        settings = self.settings.replace(**changes)
+        self.settings.replace(**changes)  # a wrong name is told whatever the source
         if isinstance(source, VisualTokens) or (
             "://" not in str(source) and is_token_file(Path(source))
         ):
@@ -154,22 +178,8 @@ class VideoQA:
                 )
             return _kept(tokens)
         name = os.fspath(source)
-        compression = self._compression(settings)
-        budget = self._plan(settings, compression, question)
-        about = {
-            "vzvideo": vzvideo.__version__,
-            "model": self.name,
-            "tower": self.tower,
-            "dtype": str(self.encoder.dtype).removeprefix("torch."),
-            **asdict(compression),
-            "sampling": settings.sampling,
-            # With a rate they follow from the clip, and the budget is only a limit.
-            "frames": None if settings.sampling == "fps" else budget.frames,
-            "fps": settings.fps if settings.sampling == "fps" else None,
-            "start_s": settings.start_s,
-            "end_s": settings.end_s,
-            "decoder": settings.decoder,
-        }
+        recipe = self.recipe(question, **changes)
+        about = recipe.about
         local = "://" not in name
         key = None
         if local:
@@ -181,7 +191,7 @@ class VideoQA:
             kept = replace(kept, source=name)
             self._last = (key, kept)
             return _kept(kept)
-        encoded = self._encode(name, settings, compression, budget.frames, progress or _silent)
+        encoded = self._encode(name, recipe, progress or _silent)
         noted = about | {"asked": encoded.asked, "lost": encoded.lost}
         encoded = replace(encoded, tokens=replace(encoded.tokens, settings=noted))
         # A file replaced since the key was taken would be kept under the old one's.
@@ -190,34 +200,46 @@ class VideoQA:
             self._last = (key, encoded.tokens)
         return encoded
 
-    def _encode(
-        self,
-        source: str,
-        settings: config.Settings,
-        compression: ZipSettings,
-        frames: int,
-        progress: Progress,
-    ) -> Encoded:
+    def recipe(self, question: str = "?", **changes: Any) -> Recipe:
+        """How a video would become tokens with these settings; the budget leaves room for
+        `question`."""
+        settings = self.settings.replace(**changes)
+        compression = self._compression(settings)
+        frames = self._plan(settings, compression, question).frames
+        about = {
+            "vzvideo": vzvideo.__version__,
+            "model": self.name,
+            "tower": self.tower,
+            "dtype": str(self.encoder.dtype).removeprefix("torch."),
+            **asdict(compression),
+            "sampling": settings.sampling,
+            # With a rate they follow from the clip, and the budget is only a limit.
+            "frames": None if settings.sampling == "fps" else frames,
+            "fps": settings.fps if settings.sampling == "fps" else None,
+            "start_s": settings.start_s,
+            "end_s": settings.end_s,
+            "decoder": settings.decoder,
+        }
+        size = 2 * self.encoder.preprocess.size  # twice what the tower sees; its own resize follows
+        return Recipe(settings, compression, frames, size, about)
+
+    def _encode(self, source: str, recipe: Recipe, progress: Progress) -> Encoded:
         clock = {"decode": 0.0, "encode": 0.0}
         asked = lost = 0
         parts: list[VisualTokens] = []
         begun = time.perf_counter()
-        size = 2 * self.encoder.preprocess.size  # twice what the tower sees; its own resize follows
-        with open_video(
-            source, decoder=settings.decoder, size=size, deadline_s=settings.deadline_s
-        ) as video:
-            times = sample(video, settings, frames)
+        with frames_of(source, recipe.settings, recipe.frames, recipe.size) as found:
             clock["decode"] += time.perf_counter() - begun
-            batches = timed(video.stream(times, settings.batch), clock, "decode")
+            batches = timed(found.batches, clock, "decode")
             with closing(Ahead(batches)) as ahead:
                 for batch in ahead:
                     asked, lost = asked + batch.asked, lost + batch.lost
-                    progress("decode", asked, len(times))
+                    progress("decode", asked, found.asked)
                     begun = time.perf_counter()
-                    parts.append(self.encoder.encode(batch, compression))
+                    parts.append(self.encoder.encode(batch, recipe.compression))
                     _settle(self.encoder.device)
                     clock["encode"] += time.perf_counter() - begun
-                    progress("encode", asked, len(times))
+                    progress("encode", asked, found.asked)
         if not parts:
             raise no_frames(source)
         return Encoded(join(parts), clock, False, asked, lost)
@@ -257,7 +279,7 @@ class VideoQA:
             frames=settings.frames,
             tokens_per_frame=compression.tokens_per_frame(self.encoder.tokens),
             # With a rate the video decides, up to what fits.
-            most_frames=None if settings.sampling == "fps" else self._frames,
+            most_frames=None if settings.sampling == "fps" else self.card.frames,
         )
 
     def _check_tower(self, tokens: VisualTokens) -> None:
@@ -460,31 +482,6 @@ class Chat:
             dict(seconds),
             remember=True,
         )
-
-
-def sample(video: Video, settings: config.Settings, frames: int) -> sampling.Times:
-    """The times to look at, by the policy that `settings` name; `frames` at most."""
-    start_s, end_s = sampling.clip(video.info.duration_s, settings.start_s, settings.end_s)
-    match settings.sampling:
-        case "fps":
-            times = sampling.fps(start_s, end_s, settings.fps)
-            if len(times) > frames:
-                rate = frames / (end_s - start_s)
-                digit = 10.0 ** (np.floor(np.log10(rate)) - 2)  # rounded down to three digits
-                why = "fit the model's window" if settings.frames is None else "are allowed"
-                raise SettingsError(
-                    f"fps: {settings.fps:g} a second over {end_s - start_s:.1f} s makes "
-                    f"{len(times)} frames, {frames} {why}: choose at most --fps "
-                    f"{np.floor(rate / digit) * digit:g}, or a shorter part of the video"
-                )
-            return times
-        case "keyframes":
-            return sampling.keyframes(video.keyframes_s(), start_s, end_s, frames)
-        case "scenes":
-            pts_s, differences = video.differences(start_s, end_s)
-            return sampling.scenes(pts_s, differences, start_s, end_s, frames)
-        case _:
-            return sampling.uniform(start_s, end_s, frames)
 
 
 def _checked(question: str) -> str:

@@ -138,7 +138,9 @@ def test_losses_are_the_likelihoods_of_the_model(language: VideoLlava) -> None:
 
 
 @pytest.mark.parametrize("batch_tokens", [100, 6000])
-def test_the_option_is_chosen_that_the_video_makes_likelier(language: VideoLlava, batch_tokens: int) -> None:
+def test_the_option_is_chosen_that_the_video_makes_likelier(
+    language: VideoLlava, batch_tokens: int
+) -> None:
     questions, expected, nothing = [], {}, language.read_nothing()
     for row, features in enumerate(CLIPS):
         some = []

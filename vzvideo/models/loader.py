@@ -6,10 +6,15 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    VideoLlavaForConditionalGeneration,
+)
 
 from vzvideo.errors import ModelError
 from vzvideo.models import weights
@@ -38,13 +43,22 @@ def choose_auto(device: str = "auto") -> tuple[str, str]:
     return "video-llava-7b", "a GPU with 16 GB and its weights are here"
 
 
+Part = Literal["both", "tower", "language"]
+
+
 def load(
-    folder: Path, *, device: str = "auto", dtype: str = "auto", quantize: str | None = None
+    folder: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str | None = None,
+    part: Part = "both",
 ) -> tuple[Encoder, VideoLlava]:
     """Loads a Video-LLaVA checkpoint folder, old key names included.
 
     device "auto": CUDA, then Apple's MPS, then the CPU. dtype "auto": float16 on an accelerator; on
-    the CPU float32, and bfloat16 for checkpoints above 4 GB.
+    the CPU float32, and bfloat16 for checkpoints above 4 GB. part: which half is to be used; the
+    other's weights are let go before anything reaches the device.
 
     Raises ModelError where files are missing, damaged, or lack weights the model needs.
     """
@@ -54,9 +68,7 @@ def load(
     if quantize:
         options["quantization_config"] = _quantization(quantize, place, options["dtype"])
         options["device_map"] = {"": place}
-    layer = config.get("vision_feature_layer", -2)
-    if not isinstance(layer, int):
-        raise ModelError(f"{folder}: several vision feature layers ({layer}) are not supported")
+    layer = _feature_layer(folder, config)
     try:
         preprocess = Preprocess.from_folder(folder)
         with quiet():
@@ -69,9 +81,8 @@ def load(
             )
             model, report = loaded
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # from any of four libraries; all mean an unusable folder
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{folder}: the checkpoint cannot be loaded ({line[:300]})") from error
+    except Exception as error:
+        raise _unloadable(folder, error) from error
     # Where weights are missing, transformers fills in random ones and says so in passing.
     missing = [key for key in report["missing_keys"] if "image_tower" not in key]
     wrong = missing + [str(key) for key in report.get("mismatched_keys", ())]
@@ -81,10 +92,42 @@ def load(
             "them; the checkpoint is incomplete"
         )
     del model.model.image_tower  # a second vision tower, for photographs; video has its own
-    if not quantize:
-        model.to(place)
     encoder = Encoder(model.model.video_tower, preprocess, layer)
+    if part != "both":
+        del model.model.video_tower
+    if not quantize:
+        encoder.tower.to("meta" if part == "language" else place)
+        model.to("meta" if part == "tower" else place)
     return encoder, VideoLlava(model, tokenizer)
+
+
+def outline(folder: Path) -> tuple[Encoder, VideoLlava]:
+    """As `load`, without any weights: for planning, where nothing is computed."""
+    config = weights.checkpoint(folder)
+    layer = _feature_layer(folder, config)
+    try:
+        with quiet(), torch.device("meta"):
+            model: Any = VideoLlavaForConditionalGeneration(AutoConfig.from_pretrained(folder))
+        if (folder / "generation_config.json").exists():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        preprocess = Preprocess.from_folder(folder)
+    except Exception as error:
+        raise _unloadable(folder, error) from error
+    return Encoder(model.model.video_tower, preprocess, layer), VideoLlava(model, tokenizer)
+
+
+def _feature_layer(folder: Path, config: dict[str, Any]) -> int:
+    layer = config.get("vision_feature_layer", -2)
+    if not isinstance(layer, int):
+        raise ModelError(f"{folder}: several vision feature layers ({layer}) are not supported")
+    return layer
+
+
+def _unloadable(folder: Path, error: Exception) -> ModelError:
+    """The first line of an error from any of four libraries."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ModelError(f"{folder}: the checkpoint cannot be loaded ({line[:300]})")
 
 
 def _device(name: str) -> torch.device:

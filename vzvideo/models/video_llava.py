@@ -26,7 +26,7 @@ from transformers import (
 from transformers.generation.streamers import TextStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vzvideo.errors import BudgetError, ModelError
+from vzvideo.errors import BudgetError, ModelError, VzVideoError
 from vzvideo.types import VisualTokens
 
 # The published prompt, for checkpoints whose tokenizer brings no chat template.
@@ -302,6 +302,17 @@ class VideoLlava:
                     prefix, tails[first : first + rows], max_new_tokens, temperature
                 )
         return answers
+
+    def answer_each(
+        self, prefix: Prefix, questions: list[str], **options: Any
+    ) -> list[str | VzVideoError]:
+        """As `answer_many`, but one that cannot be asked gets its error, and the others answers."""
+        try:
+            return [*self.answer_many(prefix, questions, **options)]
+        except VzVideoError as error:
+            if len(questions) == 1:
+                return [error]
+        return [self.answer_each(prefix, [question], **options)[0] for question in questions]
 
     @torch.inference_mode()
     def likelihoods(self, prefix: Prefix, question: str, answers: list[str]) -> list[float]:

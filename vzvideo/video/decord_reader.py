@@ -7,23 +7,17 @@ pictures are refused. What it passes over as damaged it does not tell, so `lost`
 
 from __future__ import annotations
 
-import os
-import pickle
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
-from threading import Timer
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vzvideo.errors import VideoError
+from vzvideo.video.child import Child, Died, serve
 from vzvideo.video.reader import SAME_S, Video, scaled
 
 
@@ -39,19 +33,12 @@ class DecordVideo(Video):
             )
         self.source = source
         self._deadline_s = deadline_s
-        self._late = False
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._facts = PyAVVideo(source, None, deadline_s)
         try:
             self.info = self._facts.info
             times = self._examine()
-            # Not by multiprocessing, which would run the caller's main module in the child again.
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", __name__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            )
+            self._child = Child(__name__)
             width, height = scaled(self.info.width, self.info.height, size)
             frames = self._ask((source, width, height))
             if frames != len(times):
@@ -74,9 +61,7 @@ class DecordVideo(Video):
         self._facts.close()
         child, self._child = self._child, None
         if child is not None:
-            child.kill()
-            with suppress(BrokenPipeError), child:  # which closes the pipes and waits
-                pass
+            child.close()
 
     def _shown_at(self, time_s: float) -> tuple[float, Callable[[], NDArray[np.uint8]]]:
         index = max(0, int(np.searchsorted(self._times_s, time_s + SAME_S, "right")) - 1)
@@ -111,61 +96,42 @@ class DecordVideo(Video):
 
     def _ask(self, request: Any) -> Any:
         """What the child answers, or VideoError when the deadline has passed or it is dead."""
-        child = self._child
-        if child is None or child.stdin is None or child.stdout is None:
+        if self._child is None:
             raise VideoError(f"{self.source}: decord has been closed", code="closed")
-        timer = Timer(self._deadline_s, self._give_up)
-        timer.start()
         try:
-            pickle.dump(request, child.stdin)
-            child.stdin.flush()
-            answer = pickle.load(child.stdout)
-        except (EOFError, OSError, pickle.UnpicklingError):
+            answer = self._child.ask(request, self._deadline_s)
+        except Died as died:
             self.close()
-            reason, code = f"decord died ({child.returncode}); use the default decoder", "decoder"
-            if self._late:
+            reason, code = f"decord died ({died.status}); use the default decoder", "decoder"
+            if died.late:
                 reason, code = f"no answer from decord within {self._deadline_s:g} s", "deadline"
             raise VideoError(f"{self.source}: {reason}", code=code) from None
-        finally:
-            timer.cancel()
         if isinstance(answer, str):
             raise VideoError(f"{self.source}: decord: {answer}", code="decoder")
         return answer
 
-    def _give_up(self) -> None:
-        self._late = True
-        if self._child is not None:
-            self._child.kill()  # decord holds on to the interpreter: nothing gentler reaches it
 
-
-def serve() -> None:
+def main() -> None:
     """The child: a video's source and size comes first, then numbers of frames, until the end."""
     import decord
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends this
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever decord prints is no answer
     decord.logging.set_level(decord.logging.QUIET)
     reader = None
-    while True:
-        try:
-            request = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        answer: Any
+
+    def answer(request: Any) -> Any:
+        nonlocal reader
         try:
             if reader is None:
                 source, width, height = request
                 reader = decord.VideoReader(source, width=width, height=height)
-                answer = len(reader)
-            else:
-                answer = reader[request].asnumpy()
+                return len(reader)
+            return reader[request].asnumpy()
         except Exception as error:
             first = str(error).strip().split("\n")[0]
-            answer = re.sub(r"^\[.*?\] \S+ ", "", first) or type(error).__name__
-        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
-        answers.flush()
+            return re.sub(r"^\[.*?\] \S+ ", "", first) or type(error).__name__
+
+    serve(answer)
 
 
 if __name__ == "__main__":
-    serve()
+    main()

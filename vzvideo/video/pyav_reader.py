@@ -41,8 +41,9 @@ class PyAVVideo(Video):
     _current: VideoFrame | None  # the frame on show
     _ahead: VideoFrame | None  # the one behind it, where that is decoded already
 
-    def __init__(self, source: str, size: int | None, deadline_s: float) -> None:
+    def __init__(self, source: str, size: int | None, deadline_s: float, threads: int = 0) -> None:
         self.source = source
+        self._threads = threads
         self._deadline_s = deadline_s
         self._container: InputContainer | None = None
         self._version = self._stat()
@@ -102,6 +103,7 @@ class PyAVVideo(Video):
         self.close()
         self._container, self._stream = self._connect()
         self._stream.thread_type = "AUTO"
+        self._stream.codec_context.thread_count = self._threads
         self._tick_s = float(self._stream.time_base or 0)
         self.format = self._container.format.name
         # AVI keeps decoding times only; those of showing, which FFmpeg makes up, go back and forth.

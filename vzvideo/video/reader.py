@@ -139,6 +139,7 @@ def open_video(
     decoder: str = "pyav",
     size: int | None = None,
     deadline_s: float = 30.0,
+    threads: int = 0,
 ) -> Video:
     """Opens a file, an http(s) URL, or anything else PyAV opens.
 
@@ -146,6 +147,7 @@ def open_video(
         decoder: "pyav" or "decord".
         size: shortest edge, in pixels, to which larger frames are scaled as they are decoded.
         deadline_s: how long a server may stay silent, and how long decord may take for a frame.
+        threads: how many PyAV decodes with; 0 for as many as suit the machine.
 
     Raises VideoError in one line for whatever is not a readable video.
     """
@@ -164,7 +166,7 @@ def open_video(
         return DecordVideo(name, size, deadline_s)
     from vzvideo.video.pyav_reader import PyAVVideo
 
-    return PyAVVideo(name, size, deadline_s)
+    return PyAVVideo(name, size, deadline_s, threads)
 
 
 def check_file(path: Path) -> None:

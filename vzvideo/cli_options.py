@@ -1,0 +1,151 @@
+"""What the commands share: their options, the settings made of them, and words to stderr.
+
+Heavy imports stay inside, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from vzvideo.errors import SettingsError
+
+if TYPE_CHECKING:
+    from vzvideo.config import Settings
+    from vzvideo.qa import Progress
+
+
+def _time(text: str | float | None) -> float | None:
+    """'83.5', '1:23.5' or '0:01:23.5' -> seconds."""
+    if text is None or isinstance(text, float):
+        return text
+    try:
+        seconds = 0.0
+        for part in text.split(":"):
+            seconds = seconds * 60 + float(part)
+        return seconds
+    except ValueError:
+        raise SettingsError(f"time {text!r}: give seconds, or m:s, or h:m:s") from None
+
+
+Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
+Seconds = Annotated[str | None, typer.Option(metavar="TIME", help="Seconds, or as in 1:23:45.")]
+_SHARED: dict[str, tuple[Any, Any]] = {
+    "config": (Config, None),
+    "model": (
+        Annotated[str | None, typer.Option(help="Name, hub id, folder, or auto.")],
+        None,
+    ),
+    "frames": (Annotated[int | None, typer.Option(help="How many frames to look at (8).")], None),
+    "tokens_per_frame": (
+        Annotated[int | None, typer.Option(help="Visual tokens kept of each frame (17).")],
+        None,
+    ),
+    "dominant": (
+        Annotated[int | None, typer.Option(help="Of these, how many as they are (with CLS).")],
+        None,
+    ),
+    "contextual": (Annotated[int | None, typer.Option(help="And how many merged.")], None),
+    "no_compress": (
+        Annotated[bool, typer.Option("--no-compress", help="Keep every token.")],
+        False,
+    ),
+    "sampling": (
+        Annotated[str | None, typer.Option(help="uniform, fps, keyframes or scenes.")],
+        None,
+    ),
+    "fps": (Annotated[float | None, typer.Option(help="Frames a second; implies fps.")], None),
+    "start": (Seconds, None),
+    "end": (Seconds, None),
+    "decoder": (Annotated[str | None, typer.Option(help="pyav or decord.")], None),
+    "device": (Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")], None),
+    "dtype": (
+        Annotated[str | None, typer.Option(help="auto, float32, float16, bfloat16.")],
+        None,
+    ),
+    "quantize": (Annotated[str | None, typer.Option(help="4bit or 8bit, on a GPU.")], None),
+    "no_cache": (
+        Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep tokens.")],
+        False,
+    ),
+}
+ANSWERING: dict[str, tuple[Any, Any]] = {
+    "max_new_tokens": (
+        Annotated[int | None, typer.Option(help="Longest answer, in tokens (128).")],
+        None,
+    ),
+    "temperature": (Annotated[float | None, typer.Option(help="0 is repeatable.")], None),
+}
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
+
+
+def with_settings(**more: tuple[Any, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the shared options and hands it `settings` made of them."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        shared = _SHARED | more
+        kind = inspect.Parameter.KEYWORD_ONLY
+        hints = get_type_hints(command, include_extras=True)
+        parameters = [
+            parameter.replace(kind=kind, annotation=hints[name])
+            for name, parameter in inspect.signature(command).parameters.items()
+            if name != "settings"
+        ]
+        parameters += [
+            inspect.Parameter(name, kind, default=default, annotation=annotation)
+            for name, (annotation, default) in shared.items()
+        ]
+
+        @functools.wraps(command)
+        def wrapper(**values: Any) -> None:
+            said = {name: values.pop(name) for name in shared}
+            command(**values, settings=_settings(said))
+
+        # What typer reads: the signature, and the annotations by name.
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapper
+
+    return decorate
+
+
+def _settings(said: dict[str, Any]) -> Settings:
+    from vzvideo import config
+
+    start_s, end_s = _time(said.pop("start")), _time(said.pop("end"))
+    if said.pop("no_compress"):
+        said["compress"] = False
+    if said.pop("no_cache"):
+        said["cache"] = False
+    return config.load(said.pop("config"), **said, start_s=start_s, end_s=end_s)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """A bar for each stage on stderr, where that is a terminal; gone afterwards."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total or None)
+
+        yield show
+
+
+def say(line: str) -> None:
+    typer.echo(line, err=True)

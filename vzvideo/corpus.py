@@ -1,0 +1,502 @@
+"""Many questions of many videos, on one machine or a cluster: the only file that imports ray.
+
+Three pools of actors, made of what `VideoQA` is made of: one decodes, one encodes, one answers.
+Ray Data moves the videos through them and holds back where one is slower. The driver alone writes:
+what it has written stands, and a job that died goes on from there.
+
+Every row of the input ends as a row of the output, with an answer or with an error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import vzvideo
+from vzvideo import storage
+from vzvideo.config import Settings
+from vzvideo.errors import SettingsError, VzVideoError
+from vzvideo.manifest import Task
+from vzvideo.models import weights
+from vzvideo.results import Format, Results
+from vzvideo.stages import Answer, Answered, Decode, Encode, Failed, Keep, Kept, Stage, Work
+from vzvideo.video.guarded import Guard
+
+if TYPE_CHECKING:
+    from vzvideo.qa import VideoQA
+
+OBJECT_STORE_GIB = 2.0  # of a Ray that is started here; frames on their way lie there
+_PASSES = 3  # how often what an actor or a node took with it is tried again
+_RETRIES = 5  # of a task whose actor died, within one pass
+_AFTER_S, _AT_MOST_S = 2.0, 60.0  # what was answered is written after a fiftieth of the time so far
+_NOT_SETTINGS = ("vzvideo", "dtype", "start_s", "end_s")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is. rate: videos a second; left_s: None until there is something to go by."""
+
+    rows: int
+    failed: int
+    total: int
+    rate: float
+    left_s: float | None
+
+
+@dataclass
+class Summary:
+    """What a job did, or has done so far.
+
+    rows: wanted in all. done: there, in the output; kept: of these, from a former run.
+    failed: those with an error, by "stage:code".
+    """
+
+    rows: int = 0
+    done: int = 0
+    kept: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    def count(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Rows that are there now."""
+        for row in rows:
+            self.done += 1
+            if row["error"] is not None:
+                self.failed[row["error"]] += 1
+
+
+# -- the jobs
+
+
+_SECONDS = ("decode_s", "encode_s", "prefill_s", "generate_s")
+
+
+def _columns(*names: str) -> dict[str, Any]:
+    """Columns of an output, with their types."""
+    import pyarrow as pa
+
+    types = {"start_s": pa.float64(), "end_s": pa.float64(), "frames": pa.int32()}
+    types |= {"frame_times_s": pa.list_(pa.float64()), "tokens": pa.int32()}
+    types |= {"tokens_before": pa.int32()} | dict.fromkeys(_SECONDS, pa.float64())
+    provenance = ("model", "settings", "version", "vzvideo", "frames", "frame_times_s")
+    names = (*names, "error", "message", *provenance, "tokens_before", "tokens", *_SECONDS)
+    return {name: types.get(name, pa.string()) for name in names}
+
+
+def ask(
+    tasks: Sequence[Task],
+    out: str,
+    settings: Settings,
+    *,
+    tokens: str | None = None,
+    format: Format = "parquet",
+    guard: Guard | None = None,
+    retry_failed: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    say: Say = lambda _: None,
+) -> Summary:
+    """Asks every task its questions and writes a row for each into `out`, going on where a former
+    run of the same stopped.
+
+    Args:
+        out: folder, by path or URI.
+        tokens: the folder that `index` wrote, whose tokens are asked instead of the videos.
+        guard: what decoding one video may cost.
+        retry_failed: ask again what failed before, too.
+
+    Raises VzVideoError for what keeps the job as a whole from being done.
+    """
+    planner = _planner(settings, say)
+    job = _Job(planner, out, format, "id", "video", "start_s", "end_s", "question", "answer")
+    works, hopeless = [], []
+    stored = _stored(tokens, planner) if tokens is not None else None
+    for task in tasks:
+        work, failed = _plan(planner, task, stored)
+        works += work
+        hopeless += failed
+    if stored is None:
+        stages = _encoding(planner, guard or Guard())
+        stages.append(_pool(Answer, planner, planner.settings))
+    else:
+        stages = [_pool(Answer, planner, planner.settings)]
+
+    def rows(item: Answered | Failed) -> list[dict[str, Any]]:
+        made = []
+        for place, (name, question) in enumerate(item.work.task.asked):
+            row = job.row(name, item.work) | {"question": question}
+            if isinstance(item, Failed):
+                row |= {"error": f"{item.stage}:{item.code}", "message": item.message}
+            else:
+                row |= item.facts
+                match item.texts[place]:
+                    case str(text):
+                        row["answer"] = text
+                    case error, message:
+                        row |= {"error": error, "message": message}
+            made.append(row)
+        return made
+
+    return job.run(works, hopeless, stages, rows, retry_failed, progress, say)
+
+
+def index(
+    tasks: Sequence[Task],
+    out: str,
+    settings: Settings,
+    *,
+    guard: Guard | None = None,
+    retry_failed: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    say: Say = lambda _: None,
+) -> Summary:
+    """Compresses every task's video and keeps the tokens in `out`, with a row for each video.
+
+    See `ask` for what the arguments mean; `ask(..., tokens=out)` then asks them as often as wanted.
+    """
+    planner = _planner(settings, say)
+    job = _Job(planner, out, "parquet", "id", "video", "start_s", "end_s", "file")
+    works, hopeless = [], []
+    for task in tasks:
+        start, end = task.start_s, task.end_s
+        part = "" if start is None and end is None else f"#{start or 0:g}-{end or ''}"
+        work, failed = _plan(planner, replace(task, asked=((task.video + part, ""),)), None)
+        works += work
+        hopeless += failed
+    stages = [*_encoding(planner, guard or Guard()), _Pool(Keep, (out,), cpus=0.05)]
+
+    def rows(item: Kept | Failed) -> list[dict[str, Any]]:
+        ((name, _),) = item.work.task.asked
+        row = job.row(name, item.work)
+        if isinstance(item, Failed):
+            return [row | {"error": f"{item.stage}:{item.code}", "message": item.message}]
+        return [row | item.facts | {"file": item.file}]
+
+    return job.run(works, hopeless, stages, rows, retry_failed, progress, say)
+
+
+class _Job:
+    """The output, and what it takes to fill it."""
+
+    def __init__(self, planner: VideoQA, out: str, format: Format, *columns: str) -> None:
+        self._planner = planner
+        self._columns = _columns(*columns)
+        self._results = Results(out, self._columns, format)
+        # What an answer depends on beside video and question: another library version is none.
+        settings = planner.settings
+        about = {n: v for n, v in planner.recipe().about.items() if n not in _NOT_SETTINGS}
+        folder = weights.locate(planner.card)
+        about |= {"batch": settings.batch}
+        about |= {"weights": weights.fingerprint(folder, "") if folder else None}
+        if "answer" in columns:
+            about |= {"max_new_tokens": settings.max_new_tokens, "quantize": settings.quantize}
+            about |= {"temperature": settings.temperature, "dtype": settings.dtype}
+        # Frames may be fewer where a question is long; that follows from the rest.
+        about["frames"] = settings.frames
+        self._settings = json.dumps(about, sort_keys=True)
+
+    def row(self, name: str, work: Work) -> dict[str, Any]:
+        """A row without its outcome."""
+        place = dict(zip(("video", "start_s", "end_s"), work.task.place, strict=True))
+        made = dict.fromkeys(self._columns) | place
+        return made | {
+            "id": name,
+            "model": self._planner.name,
+            "settings": self._settings,
+            "version": work.version,
+            "vzvideo": vzvideo.__version__,
+        }
+
+    def run(
+        self,
+        works: list[Work],
+        hopeless: list[Failed],
+        stages: list[_Pool],
+        rows: Callable[[Any], list[dict[str, Any]]],
+        retry_failed: bool,
+        progress: Callable[[Progress], None] | None,
+        say: Say,
+    ) -> Summary:
+        """Fills the output; rows: what a finished item becomes."""
+        summary = Summary(sum(len(work.task.asked) for work in works))
+        summary.rows += sum(len(item.work.task.asked) for item in hopeless)
+        begun = written = time.monotonic()
+        with self._results as results:
+            standing = self._standing(works, hopeless, retry_failed, say)
+            summary.count(standing.values())
+            summary.kept = len(standing)
+
+            def take(item: Any) -> None:
+                made = [row for row in rows(item) if row["id"] not in standing]
+                results.add(made)
+                summary.count(made)
+
+            for item in hopeless:
+                take(item)
+            left = (_without(work, standing) for work in works)
+            waiting = {work.task.place: work for work in left if work.task.asked}
+            meter = _Meter(progress)
+            with _ray(say) if waiting else nullcontext():
+                for number in range(_PASSES):
+                    if number and waiting:
+                        say(f"{len(waiting)} videos were lost on the way: trying them again")
+                    for item in _flow(list(waiting.values()), stages, say) if waiting else ():
+                        if not waiting.pop(item.work.task.place, None):
+                            continue  # it came twice
+                        take(item)
+                        now = time.monotonic()
+                        if now - written > min(_AT_MOST_S, max(_AFTER_S, (now - begun) / 50)):
+                            results.flush()
+                            written = now
+                        meter.tell(summary, len(waiting))
+            for work in waiting.values():
+                take(Failed(work, "job", "lost", "its actors died again and again"))
+        summary.seconds = time.monotonic() - begun
+        return summary
+
+    def _standing(
+        self, works: list[Work], hopeless: list[Failed], retry_failed: bool, say: Say
+    ) -> dict[str, dict[str, Any]]:
+        """Rows that need not be made again, by id; those that need are taken out."""
+        names = ["id", "video", "start_s", "end_s", "settings", "version", "error"]
+        names += ["question"] if "question" in self._columns else []
+        before = self._results.standing(names, say)
+        wanted = {}
+        for work in [*works, *(item.work for item in hopeless)]:
+            for name, question in work.task.asked:
+                wanted[name] = self.row(name, work) | {"question": question}
+        why: Counter[str] = Counter()
+        standing, stale = {}, []
+        for name, row in before.items():
+            if name not in wanted:
+                continue
+            changed = next((n for n in names[1:] if n != "error" and row[n] != wanted[name][n]), "")
+            if row["error"] and retry_failed:
+                changed = "error"
+            if changed:
+                stale.append(name)
+                why[changed] += 1
+            else:
+                standing[name] = row
+        self._results.drop(stale)
+        words = {"settings": "made with other settings", "version": "of a video changed since",
+                 "question": "of another question", "error": "that failed"}  # fmt: skip
+        for reason, count in why.items():
+            say(f"{count} rows {words.get(reason, 'of another video')}: made again")
+        others = len(before) - len(standing) - len(stale)
+        if others:
+            say(f"{others} rows of other questions stay where they are")
+        if standing:
+            failed = sum(row["error"] is not None for row in standing.values())
+            again = f", {failed} of them failed (--retry-failed tries again)" if failed else ""
+            say(f"{len(standing)} rows are there already{again}")
+        return standing
+
+
+class _Meter:
+    """Says how far a job is, and how fast."""
+
+    def __init__(self, progress: Callable[[Progress], None] | None) -> None:
+        self._progress = progress
+        self._first: float | None = None
+        self._videos = 0
+
+    def tell(self, summary: Summary, videos_left: int) -> None:
+        """One more video is done."""
+        if self._progress is None:
+            return
+        now = time.monotonic()
+        if self._first is None:  # what came before was spent on loading models
+            self._first = now
+            rate = 0.0
+        else:
+            self._videos += 1
+            rate = self._videos / max(now - self._first, 1e-6)
+        left_s = videos_left / rate if rate else None
+        self._progress(Progress(summary.done, summary.failed.total(), summary.rows, rate, left_s))
+
+
+def _without(work: Work, standing: dict[str, Any]) -> Work:
+    """What is left of a task."""
+    left = tuple(each for each in work.task.asked if each[0] not in standing)
+    return replace(work, task=replace(work.task, asked=left))
+
+
+# -- planning
+
+
+def _planner(settings: Settings, say: Say) -> VideoQA:
+    """The model without its weights; it is fetched here first, so that trouble shows at once."""
+    from vzvideo import qa
+
+    planner = qa.load(settings=settings.replace(cache=False), say=say, part="outline")
+    # What "auto" means is decided once, here, and not on every node.
+    planner.settings = planner.settings.replace(model=planner.name)
+    return planner
+
+
+def _plan(
+    planner: VideoQA, task: Task, stored: dict[Any, str] | None
+) -> tuple[list[Work], list[Failed]]:
+    """What is to be done for a task, and what of it never can be."""
+    version = storage.version(task.video) if stored is None else ""
+    settings = planner.settings
+    if task.start_s is not None or task.end_s is not None:
+        settings = settings.replace(start_s=task.start_s, end_s=task.end_s)
+    good, bad = [], []
+    work = Work(task, version, settings, 0, 0, {})
+    lengths = {}
+    for name, question in task.asked:
+        alone = replace(work, task=replace(task, asked=((name, question),)))
+        try:
+            lengths[question] = planner.language.text_tokens(question.strip() or "?")
+            good.append((name, question))
+        except VzVideoError as error:
+            bad.append(Failed(alone, "plan", error.code, str(error)))
+    if not good:
+        return [], bad
+    work = replace(work, task=replace(task, asked=tuple(good)))
+    if stored is not None:
+        if task.place not in stored:
+            message = f"{task.video}: not in the index; `vzvideo index` adds it"
+            return [], [*bad, Failed(work, "index", "not_indexed", message)]
+        return [replace(work, stored=stored[task.place])], bad
+    try:
+        longest = max(lengths, key=lambda question: lengths[question])
+        recipe = planner.recipe(
+            longest.strip() or "?", start_s=settings.start_s, end_s=settings.end_s
+        )
+    except VzVideoError as error:
+        return [], [*bad, Failed(work, "plan", error.code, str(error))]
+    return [replace(work, frames=recipe.frames, size=recipe.size, about=recipe.about)], bad
+
+
+def _stored(tokens: str, planner: VideoQA) -> dict[Any, str]:
+    """Where the tokens of each video lie, by what `Task.place` calls it."""
+    columns = _columns("id", "video", "start_s", "end_s", "file")
+    rows = Results(tokens, columns).standing(
+        ["id", "video", "start_s", "end_s", "file", "settings"]
+    )
+    found = {
+        (row["video"], row["start_s"], row["end_s"]): storage.join(tokens, row["file"])
+        for row in rows.values()
+        if row["file"]
+    }
+    if not found:
+        raise SettingsError(f"{tokens}: no tokens there; `vzvideo index --out` makes such a folder")
+    towers = {json.loads(row["settings"])["tower"] for row in rows.values() if row["file"]}
+    if towers != {planner.tower}:
+        raise SettingsError(
+            f"{tokens}: encoded for another model than {planner.name!r}; choose that one, or index "
+            "the videos again"
+        )
+    return found
+
+
+# -- Ray
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """A stage and what an actor of it takes; memory in bytes."""
+
+    stage: type[Stage]
+    arguments: tuple[Any, ...]
+    cpus: float
+    gpus: float = 0.0
+    memory: float = 0.0
+
+
+def _encoding(planner: VideoQA, guard: Guard) -> list[_Pool]:
+    compression = planner.recipe().compression
+    return [
+        _Pool(Decode, (guard,), cpus=1.0),
+        _pool(Encode, planner, planner.settings, compression),
+    ]
+
+
+def _pool(stage: type[Stage], planner: VideoQA, *arguments: Any) -> _Pool:
+    """A pool that holds half a model; where there are GPUs `_flow` gives it its share."""
+    card = planner.card
+    share = card.encode_gpu if stage is Encode else card.answer_gpu
+    return _Pool(stage, arguments, cpus=1.0, gpus=share, memory=2e6 * card.disk_mb)
+
+
+@contextmanager
+def _ray(say: Say) -> Iterator[None]:
+    """A Ray to work on: the one that is there, which is left as it was, or one of our own."""
+    try:
+        import ray
+    except ImportError:
+        raise SettingsError("Ray is not installed: pip install 'vzvideo[corpus]'") from None
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is called home
+    debug = bool(os.environ.get("VZVIDEO_DEBUG"))
+    quiet: Any = {"log_to_driver": debug}
+    quiet["logging_level"] = logging.INFO if debug else logging.ERROR
+    try:
+        ray.init(address="auto", **quiet)
+        cpus = ray.cluster_resources().get("CPU", 0)
+        say(f"on the Ray cluster that is running: {len(ray.nodes())} nodes, {cpus:g} CPUs")
+    except ConnectionError:
+        store = int(OBJECT_STORE_GIB * (1 << 30))
+        ray.init(address="local", object_store_memory=store, include_dashboard=False, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _flow(works: Sequence[Work], stages: Sequence[_Pool], say: Say) -> Iterator[Any]:
+    """Moves works through the pools and gives what comes out, in any order.
+
+    Some may get lost where actors or nodes die; whoever asked knows which.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1  # a lost block is a few rows to do again, no end of the job
+    if not os.environ.get("VZVIDEO_DEBUG"):
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
+    items = [{"item": pickle.dumps(work, protocol=5)} for work in works]
+    # A block a video: what is done is out of the pipeline at once.
+    data: Any = ray.data.from_items(items, override_num_blocks=len(items))
+    # Every pool must get its first actor, also where a node has one core for all of them.
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    share = min((n for n in nodes if n), default=1.0) / len(stages)
+    for pool in stages:
+        on_gpu = gpus > 0 and pool.gpus > 0
+        each = min(pool.cpus, share) if not on_gpu else 0.1
+        most = int(gpus / pool.gpus) if on_gpu else int(cpus / each)
+        data = data.map_batches(
+            pool.stage,
+            fn_constructor_args=pool.arguments,
+            batch_size=1,
+            compute=ActorPoolStrategy(min_size=1, max_size=max(1, min(most, len(items)))),
+            num_cpus=each,
+            num_gpus=pool.gpus if on_gpu else None,
+            memory=pool.memory or None,
+            max_restarts=-1,
+            max_task_retries=_RETRIES,
+        )
+    try:
+        for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+            for item in batch["item"]:
+                yield pickle.loads(item)
+    except ray.exceptions.RayError as error:
+        say(f"Ray: {type(error).__name__}: {' '.join(str(error).split())[:200]}")

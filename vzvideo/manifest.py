@@ -1,0 +1,129 @@
+"""What a corpus job is to do: which videos, and what is asked of each.
+
+From a manifest (JSONL, CSV or Parquet), or from patterns and questions. Knows no model, and opens
+no video.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from vzvideo import rows, storage
+from vzvideo.errors import SettingsError
+from vzvideo.rows import Row
+
+ENDINGS = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"),
+    *(".flv", ".wmv", ".3gp", ".ogv", ".gif"),
+)
+_SHOWN = 20  # problems that are spelled out: a manifest is mended in one go
+_NEEDED = ("id", "video", "question")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A video, or a part of it, and everything asked of it.
+
+    start_s, end_s: the part, in seconds; None for the video's ends.
+    asked: (id, question) of each row that the output will have. Empty where tokens alone are
+        wanted.
+    """
+
+    video: str
+    start_s: float | None
+    end_s: float | None
+    asked: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def place(self) -> tuple[str, float | None, float | None]:
+        """What is decoded once, however often it is asked."""
+        return self.video, self.start_s, self.end_s
+
+
+def read(path: str) -> list[Task]:
+    """The tasks of a manifest, or one SettingsError that lists all that is wrong with it by line.
+
+    Columns: `id` (unique), `video` (a path, relative ones from the manifest's own folder, or a
+    URI), `question` (a text or, in JSONL and Parquet, a list of them, which get the ids `ID#1`,
+    `ID#2` ...), and maybe `start_s`, `end_s`. Others are ignored. Rows of one video become one
+    task.
+    """
+    folder = path.rpartition("/")[0] if storage.is_stored(path) else str(Path(path).parent)
+    places: dict[tuple[str, float | None, float | None], list[tuple[str, str]]] = {}
+    lines: dict[str, str] = {}
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for row in _rows(storage.fetched(path, Path(scratch)), path):
+            name = row.text("id", number=True)
+            video = row.text("video")
+            listed = isinstance(row.fields.get("question"), list)
+            questions = row.texts("question") if listed else (row.text("question"),)
+            start_s, end_s = _seconds(row, "start_s"), _seconds(row, "end_s")
+            if (start_s or 0) < 0 or (end_s is not None and end_s <= (start_s or 0)):
+                row.wrong("start_s, end_s: a start from 0 and an end after it are needed")
+            asked = [(f"{name}#{n}" if listed else name, q) for n, q in enumerate(questions, 1)]
+            for each, _ in asked:
+                if name and each in lines:
+                    row.wrong(f"id {each!r} is that of {lines[each]}, too")
+                lines.setdefault(each, row.where)
+            problems += row.problems
+            place = video if "://" in video or Path(video).is_absolute() else None
+            video = place or storage.join(folder, video)
+            places.setdefault((video, start_s, end_s), []).extend(asked)
+    if problems:
+        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        told = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
+        raise SettingsError(f"{path}: {len(problems)} problems{told}{more}")
+    if not places:
+        raise SettingsError(f"{path}: holds no rows")
+    return [Task(*place, tuple(asked)) for place, asked in places.items()]
+
+
+def find(patterns: Sequence[str], questions: Sequence[str] = ()) -> list[Task]:
+    """A task for each video that the patterns name, all with the same questions.
+
+    patterns: files, folders, `clips/**/*.mp4`, `s3://bucket/raw/`, URLs. The rows' ids are
+    `VIDEO#1`, `VIDEO#2` ... in the order of the questions.
+    """
+    for question in questions:
+        if not question.strip():
+            raise SettingsError("a question is empty: write what you want to know")
+    if len(set(questions)) < len(questions):
+        raise SettingsError("a question is given twice")
+    videos: dict[str, None] = {}
+    for pattern in patterns:
+        url = "://" in pattern and not storage.is_stored(pattern)
+        found = [pattern] if url else storage.listed(pattern, ENDINGS)
+        if not found:
+            raise SettingsError(f"{pattern}: no video there; a pattern wants quotes, '**/*.mp4'")
+        videos |= dict.fromkeys(found)
+    return [
+        Task(video, None, None, tuple((f"{video}#{n}", q) for n, q in enumerate(questions, 1)))
+        for video in videos
+    ]
+
+
+def _rows(path: Path, name: str) -> Iterator[Row]:
+    match path.suffix.lower():
+        case ".jsonl" | ".ndjson":
+            for _, row in rows.lines(path):
+                yield row
+        case ".csv":
+            yield from rows.table(path, _NEEDED)
+        case ".parquet" | ".pq":
+            yield from rows.parquet(path, _NEEDED)
+        case _:
+            raise SettingsError(f"{name}: .jsonl, .csv or .parquet is needed")
+
+
+def _seconds(row: Row, name: str) -> float | None:
+    """A number; of a CSV, whose fields are all texts, also one that is written out."""
+    value = row.fields.get(name)
+    if isinstance(value, str):
+        with suppress(ValueError):  # which `number` will tell
+            row.fields[name] = float(value) if value.strip() else None
+    return row.number(name)

@@ -1,0 +1,171 @@
+"""The rows that a corpus job writes, which are at the same time its ledger.
+
+A folder of Parquet (or JSONL) files, each of them whole; what stands in them is done. Knows nothing
+of what the rows mean beyond their `id`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from vzvideo import storage
+from vzvideo.errors import SettingsError
+
+Format = Literal["parquet", "jsonl"]
+Row = dict[str, Any]
+DAMAGED = "damaged"  # the folder within the output that unreadable files are moved to
+
+
+class Results:
+    """The output folder of one job, by path or URI. Use as a context manager: it is locked."""
+
+    def __init__(self, out: str, columns: dict[str, Any], format: Format = "parquet") -> None:
+        """columns: of every row, with their pyarrow types."""
+        self.out = out
+        self._columns, self._format = columns, format
+        self._waiting: list[Row] = []
+        self._lock: Any = None
+        self._system, self._folder = storage.filesystem(out)
+        self._number = 0
+
+    def __enter__(self) -> Results:
+        if not storage.is_stored(self.out):
+            self._lock = _locked(Path(self.out))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.flush()
+        finally:
+            if self._lock is not None:
+                self._lock.close()  # and with it the lock goes
+
+    # -- what stands
+
+    def standing(
+        self, columns: Collection[str], say: Callable[[str], None] = lambda _: None
+    ) -> dict[str, Row]:
+        """Rows by id, these columns of them. Unreadable files are set aside, and `say` is told.
+
+        Raises SettingsError where the folder holds rows in the other format.
+        """
+        rows: dict[str, Row] = {}
+        for path in self._parts():
+            try:
+                found = self._read(path, columns)
+            except (OSError, ValueError, LookupError) as error:
+                self._set_aside(path)
+                name = path.rpartition("/")[2]
+                reason = " ".join(str(error).split())[:200]
+                say(f"{self.out}: {name} is damaged ({reason}) and was moved to {DAMAGED}/")
+                continue
+            for row in found:
+                rows.setdefault(row["id"], row)
+        return rows
+
+    def drop(self, ids: Collection[str]) -> None:
+        """Takes rows out of the files that hold them."""
+        gone = set(ids)
+        for path in self._parts() if gone else []:
+            rows = self._read(path, self._columns)
+            kept = [row for row in rows if row["id"] not in gone]
+            if not kept:
+                self._system.delete_file(path)
+            elif len(kept) < len(rows):
+                self._write(path.rpartition("/")[2], kept)
+
+    # -- what comes
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Takes rows in; they stand once `flush` has returned."""
+        self._waiting += rows
+
+    def flush(self) -> None:
+        """Writes what was added since the last time, as one more file."""
+        if self._waiting:
+            # Later files sort behind earlier ones, also those of another run.
+            self._number += 1
+            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+            name = f"part-{stamp}-{time.time_ns() % 10**9:09d}-{self._number:04d}.{self._format}"
+            self._write(name, self._waiting)
+            self._waiting = []
+
+    # -- files
+
+    def _parts(self) -> list[str]:
+        from pyarrow import fs
+
+        selector = fs.FileSelector(self._folder, allow_not_found=True)
+        try:
+            infos = self._system.get_file_info(selector)
+        except OSError as error:
+            raise SettingsError(f"{self.out}: {' '.join(str(error).split())}") from None
+        names = [info.path for info in infos if info.is_file and "/part-" in info.path]
+        other = "jsonl" if self._format == "parquet" else "parquet"
+        if any(name.endswith(f".{other}") for name in names):
+            raise SettingsError(
+                f"{self.out}: holds rows as {other}: go on with --format {other}, or give another "
+                "folder"
+            )
+        return sorted(name for name in names if name.endswith(f".{self._format}"))
+
+    def _read(self, path: str, columns: Collection[str]) -> list[Row]:
+        with self._system.open_input_file(path) as file:
+            content = file.read()
+        if self._format == "jsonl":
+            lines = content.decode().splitlines()
+            if not content.endswith(b"\n"):
+                raise ValueError("its last line is not whole")
+            return [{name: row[name] for name in columns} for row in map(json.loads, lines)]
+        import pyarrow.parquet as pq
+
+        rows: list[Row] = pq.read_table(io.BytesIO(content), columns=list(columns)).to_pylist()
+        return rows
+
+    def _write(self, name: str, rows: list[Row]) -> None:
+        if self._format == "jsonl":
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            content = text.encode()
+        else:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            buffer = io.BytesIO()
+            table = pa.Table.from_pylist(rows, pa.schema(list(self._columns.items())))
+            pq.write_table(table, buffer)
+            content = buffer.getvalue()
+        try:
+            storage.write(storage.join(self.out, name), content)
+        except OSError as error:
+            raise SettingsError(f"{self.out}: cannot be written ({error})", code="disk") from None
+
+    def _set_aside(self, path: str) -> None:
+        folder, _, name = path.rpartition("/")
+        self._system.create_dir(f"{folder}/{DAMAGED}", recursive=True)
+        self._system.move(path, f"{folder}/{DAMAGED}/{name}")
+
+
+def _locked(folder: Path) -> Any:
+    """An open file whose lock keeps a second job from writing into the same folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise SettingsError(f"{folder}: cannot be written ({error.strerror})") from None
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # not on Windows
+        pass
+    except OSError:
+        file.close()
+        raise SettingsError(
+            f"{folder}: another job is writing there; wait for it, or give another folder"
+        ) from None
+    return file

@@ -1,0 +1,138 @@
+"""Files by path or URI: the local disk, and object stores through pyarrow's filesystems.
+
+Knows nothing of what the files hold. `http(s)`, `rtsp` and the like are no files; FFmpeg opens
+those itself.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vzvideo.errors import SettingsError
+
+STORES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")  # schemes that pyarrow opens
+
+
+def is_stored(uri: str) -> bool:
+    """Whether `uri` names a file of an object store (or, as `file://`, of the disk)."""
+    return uri.partition("://")[0] in STORES and "://" in uri
+
+
+def filesystem(uri: str) -> tuple[Any, str]:
+    """The pyarrow filesystem of a path or URI, and the path within it.
+
+    Raises SettingsError where the store is not known, or pyarrow not installed.
+    """
+    try:
+        from pyarrow import fs
+    except ImportError:
+        raise SettingsError(f"{uri}: needs pyarrow: pip install 'vzvideo[corpus]'") from None
+    if "://" not in uri:
+        return fs.LocalFileSystem(), os.path.abspath(uri)
+    try:
+        system, path = fs.FileSystem.from_uri(uri)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{uri}: {' '.join(str(error).split())}") from None
+    return system, path
+
+
+def opened(uri: str) -> BinaryIO:
+    """A file of a store, for reading at any place. Raises OSError."""
+    system, path = filesystem(uri)
+    file: BinaryIO = system.open_input_file(path)
+    return file
+
+
+def fetched(uri: str, folder: Path) -> Path:
+    """A local file with the content: the file itself, or a copy in `folder` of a stored one."""
+    if not is_stored(uri):
+        return Path(uri)
+    copy = folder / os.path.basename(uri)
+    try:
+        with opened(uri) as file:
+            copy.write_bytes(file.read())
+    except OSError as error:
+        raise SettingsError(f"{uri}: {' '.join(str(error).split())}") from None
+    return copy
+
+
+def version(uri: str) -> str:
+    """What changes when a file does: its size and time of change; "" where it cannot be told."""
+    if "://" in uri and not is_stored(uri):
+        return ""
+    try:
+        if not is_stored(uri):
+            stat = os.stat(uri)
+            return f"{stat.st_size}:{stat.st_mtime_ns}"
+        system, path = filesystem(uri)
+        info = system.get_file_info(path)
+        return f"{info.size}:{info.mtime_ns}" if info.is_file else ""
+    except (OSError, SettingsError):
+        return ""
+
+
+def join(folder: str, name: str) -> str:
+    """A name within a folder, by path or URI."""
+    return f"{folder.rstrip('/')}/{name}" if "://" in folder else str(Path(folder) / name)
+
+
+def listed(pattern: str, endings: tuple[str, ...]) -> list[str]:
+    """The files that a path, a folder, a prefix of a store or a pattern (`**` too) names, sorted.
+
+    Of folders and prefixes everything below them with one of `endings`.
+    """
+    if not is_stored(pattern):
+        if Path(pattern).is_dir():
+            found = [str(p) for p in Path(pattern).rglob("*") if p.suffix.lower() in endings]
+        else:
+            found = glob.glob(pattern, recursive=True)
+        return sorted(path for path in found if Path(path).is_file())
+    from pyarrow import fs
+
+    scheme = pattern.partition("://")[0]
+    magic = min((pattern.index(c) for c in "*?[" if c in pattern), default=None)
+    base = pattern if magic is None else pattern[: pattern.rindex("/", 0, magic)]
+    system, path = filesystem(base)
+    try:
+        if magic is None and system.get_file_info(path).is_file:
+            return [pattern]
+        infos = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+    except OSError as error:
+        raise SettingsError(f"{pattern}: {' '.join(str(error).split())}") from None
+    # Back into URIs: a store's own paths begin with the bucket, those of the disk with a slash.
+    names = [f"{base.rstrip('/')}{info.path[len(path.rstrip('/')) :]}" for info in infos
+             if info.is_file]  # fmt: skip
+    if magic is None:
+        return sorted(name for name in names if Path(name).suffix.lower() in endings)
+    wanted = pattern.replace("**/", "*")  # of fnmatch, * crosses slashes, too
+    return sorted(n for n in names if fnmatch.fnmatch(n, wanted) and n.startswith(scheme))
+
+
+def write(uri: str, content: bytes) -> None:
+    """Writes a file, whole or not at all, making folders on the way. Raises OSError."""
+    if is_stored(uri):
+        system, path = filesystem(uri)
+        with suppress(OSError):  # stores without folders
+            system.create_dir(os.path.dirname(path), recursive=True)
+        with system.open_output_stream(path) as file:  # appears when it is closed
+            file.write(content)
+        return
+    target = Path(uri)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=target.parent, prefix=".part-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(part)
+        raise
