@@ -14,6 +14,7 @@ import logging
 import os
 import pickle
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -443,19 +444,39 @@ def _ray(say: Say) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is called home
     debug = bool(os.environ.get("VZVIDEO_DEBUG"))
+    if not debug:  # of arguments that lie in the object store as they should
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     quiet: Any = {"log_to_driver": debug}
     quiet["logging_level"] = logging.INFO if debug else logging.ERROR
-    try:
-        ray.init(address="auto", **quiet)
+    # What its libraries print as they start is of no use to anyone; errors come as exceptions.
+    with nullcontext() if debug else _silenced(2):
+        try:
+            ray.init(address="auto", **quiet)
+            joined = True
+        except ConnectionError:
+            store = int(OBJECT_STORE_GIB * (1 << 30))
+            ray.init(address="local", object_store_memory=store, include_dashboard=False, **quiet)
+            joined = False
+    if joined:
         cpus = ray.cluster_resources().get("CPU", 0)
         say(f"on the Ray cluster that is running: {len(ray.nodes())} nodes, {cpus:g} CPUs")
-    except ConnectionError:
-        store = int(OBJECT_STORE_GIB * (1 << 30))
-        ray.init(address="local", object_store_memory=store, include_dashboard=False, **quiet)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _silenced(descriptor: int) -> Iterator[None]:
+    """Whatever is written to a file descriptor meanwhile goes nowhere."""
+    kept = os.dup(descriptor)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)
 
 
 def _flow(works: Sequence[Work], stages: Sequence[_Pool], say: Say) -> Iterator[Any]:
@@ -481,19 +502,23 @@ def _flow(works: Sequence[Work], stages: Sequence[_Pool], say: Say) -> Iterator[
     share = min((n for n in nodes if n), default=1.0) / len(stages)
     for pool in stages:
         on_gpu = gpus > 0 and pool.gpus > 0
-        each = min(pool.cpus, share) if not on_gpu else 0.1
+        each = 0.1 if on_gpu else min(pool.cpus, share)
         most = int(gpus / pool.gpus) if on_gpu else int(cpus / each)
-        data = data.map_batches(
-            pool.stage,
-            fn_constructor_args=pool.arguments,
-            batch_size=1,
-            compute=ActorPoolStrategy(min_size=1, max_size=max(1, min(most, len(items)))),
-            num_cpus=each,
-            num_gpus=pool.gpus if on_gpu else None,
-            memory=pool.memory or None,
-            max_restarts=-1,
-            max_task_retries=_RETRIES,
-        )
+        # Ray would for ever try again what kills its actor. These two are about to get names of
+        # their own (2.64), hence the warning.
+        retries: Any = {"max_restarts": -1, "max_task_retries": _RETRIES}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            data = data.map_batches(
+                pool.stage,
+                fn_constructor_args=pool.arguments,
+                batch_size=1,
+                compute=ActorPoolStrategy(min_size=1, max_size=max(1, min(most, len(items)))),
+                num_cpus=each,
+                num_gpus=pool.gpus if on_gpu else None,
+                memory=pool.memory or None,
+                **retries,
+            )
     try:
         for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
             for item in batch["item"]:

@@ -1,0 +1,329 @@
+"""Corpus jobs on a real Ray: everything ends as a row, nothing twice, and the text is `ask`'s."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+import vzvideo
+from tests.video import clips
+from vzvideo import corpus, manifest
+from vzvideo.config import Settings
+from vzvideo.errors import SettingsError
+from vzvideo.manifest import Task
+from vzvideo.stages import Answer, Encoded, Work
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'vzvideo[corpus]'")
+
+QUESTIONS = ("What happens?", "Is there a cat?", "Describe the video.")
+BROKEN = {
+    "cut.mp4": "decode:invalid",
+    "empty.mp4": "decode:empty",
+    "folder.mp4": "decode:folder",
+    "missing.mp4": "decode:not_found",
+    "text.mp4": "decode:invalid",
+}
+GOOD = ("0.mp4", "1.mp4", "2.mkv", "3.ts", "4.mp4", "5.ts", "6.mp4")
+NODE = {"num_cpus": 2, "object_store_memory": 200 << 20}
+
+
+def start_cluster() -> Any:
+    """Two nodes that somebody else has started, and this process connected to them."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    # Workers find this checkout, wherever the tests are run from.
+    paths = {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
+    ray.init(address=cluster.address, runtime_env={"env_vars": paths}, log_to_driver=False)
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    cluster = start_cluster()
+    cluster.add_node(**NODE)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+def settings(checkpoint: Path) -> Settings:
+    return Settings(model=str(checkpoint), tokens_per_frame=5, frames=4, max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of clips, some of them broken in different ways."""
+    folder = tmp_path_factory.mktemp("videos")
+    for name, kind in zip(GOOD, clips.KINDS, strict=False):
+        kind.make(kind, folder / name)
+    (folder / "text.mp4").write_text("no video at all")
+    (folder / "empty.mp4").touch()
+    (folder / "cut.mp4").write_bytes((folder / "0.mp4").read_bytes()[:300])
+    (folder / "folder.mp4").mkdir()
+    return folder
+
+
+def tasks_of(videos: Path, names: Any = (*GOOD, *BROKEN)) -> list[Task]:
+    """Each video with all questions."""
+    return [
+        Task(str(videos / name), None, None, tuple((f"{name} {q}", q) for q in QUESTIONS))
+        for name in names
+    ]
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """Sorted by id; a second row of an id would show."""
+    rows = pq.ParquetDataset(sorted(out.glob("*.parquet"))).read().to_pylist()
+    return sorted(rows, key=lambda row: row["id"])
+
+
+def expected(videos: Path, settings: Settings) -> dict[str, str | None]:
+    """What `ask` says of the good ones, question by question."""
+    qa = vzvideo.load(settings=settings, cache=False)
+    found: dict[str, str | None] = {f"{name} {q}": None for name in BROKEN for q in QUESTIONS}
+    return found | {
+        f"{name} {q}": qa.ask(videos / name, q).text for name in GOOD for q in QUESTIONS
+    }
+
+
+def test_every_question_gets_the_answer_of_ask_or_an_error(
+    cluster: Any, videos: Path, settings: Settings, tmp_path: Path
+) -> None:
+    summary = corpus.ask(tasks_of(videos), str(tmp_path / "out"), settings)
+    rows = rows_of(tmp_path / "out")
+    assert {row["id"]: row["answer"] for row in rows} == expected(videos, settings)
+    assert len(rows) == summary.rows == summary.done == 36
+    errors = {Path(row["video"]).name: row["error"] for row in rows if row["error"]}
+    assert errors == BROKEN
+    assert summary.failed == {
+        code: 3 * list(BROKEN.values()).count(code) for code in errors.values()
+    }
+    good = next(row for row in rows if not row["error"])
+    assert (good["frames"], good["tokens_before"], good["tokens"]) == (4, 4 * 17, 4 * 5)
+    assert len(good["frame_times_s"]) == 4
+    assert good["message"] is None
+    assert all(good[f"{stage}_s"] > 0 for stage in ("decode", "encode", "prefill", "generate"))
+    assert json.loads(good["settings"])["dominant"] == 4
+    assert ray.is_initialized()  # who started it may go on using it
+
+
+def test_only_what_is_missing_is_made_again(
+    cluster: Any, videos: Path, settings: Settings, tmp_path: Path
+) -> None:
+    tasks, out = tasks_of(videos, ("0.mp4", "1.mp4", "text.mp4")), tmp_path / "out"
+    corpus.ask(tasks[:1], str(out), settings)
+    first = list(out.glob("*.parquet"))
+    corpus.ask(tasks, str(out), settings)
+    told: list[str] = []
+    summary = corpus.ask(tasks, str(out), settings, say=told.append)
+    assert summary.kept == summary.rows == summary.done == 9
+    assert summary.failed == {"decode:invalid": 3}
+    assert told == ["9 rows are there already, 3 of them failed (--retry-failed tries again)"]
+    whole = rows_of(out)
+
+    first[0].write_bytes(first[0].read_bytes()[:-20])
+    summary = corpus.ask(tasks, str(out), settings, say=told.append)
+    assert summary.kept == 6
+    assert (out / "damaged" / first[0].name).exists()
+    again = rows_of(out)
+    assert [(r["id"], r["answer"]) for r in again] == [(r["id"], r["answer"]) for r in whole]
+
+
+def test_what_an_answer_depends_on_makes_it_anew(
+    cluster: Any, videos: Path, settings: Settings, tmp_path: Path
+) -> None:
+    clip, out, told = tmp_path / "clip.mp4", str(tmp_path / "out"), []
+    clip.write_bytes((videos / "0.mp4").read_bytes())
+
+    def kept(question: str, settings: Settings, **more: Any) -> int:
+        tasks = [Task(str(clip), None, None, (("a", question),)),
+                 Task(str(videos / "1.mp4"), None, None, (("b", "Who?"),))]  # fmt: skip
+        told.clear()
+        summary = corpus.ask(tasks, out, settings, say=told.append, **more)
+        assert len(rows_of(tmp_path / "out")) == summary.rows == 2
+        return summary.kept
+
+    assert kept("Is it?", settings) == 0
+    assert kept("Was it?", settings) == 1
+    assert "1 rows of another question: made again" in told
+    clip.write_bytes((videos / "2.mkv").read_bytes())
+    assert kept("Was it?", settings) == 1
+    assert "1 rows of a video changed since: made again" in told
+    assert kept("Was it?", settings.replace(frames=2)) == 0
+    assert "2 rows made with other settings: made again" in told
+    assert {row["frames"] for row in rows_of(tmp_path / "out")} == {2}
+    clip.unlink()
+    assert kept("Was it?", settings.replace(frames=2)) == 1
+    assert kept("Was it?", settings.replace(frames=2), retry_failed=True) == 1
+    assert "1 rows that failed: made again" in told
+
+
+def test_an_index_is_asked_instead_of_the_videos(
+    cluster: Any, videos: Path, settings: Settings, tmp_path: Path
+) -> None:
+    tokens, out = str(tmp_path / "tokens"), str(tmp_path / "out")
+    tasks = tasks_of(videos, ("0.mp4", "2.mkv", "text.mp4"))
+    summary = corpus.index(tasks[::2], tokens, settings)
+    assert (summary.rows, summary.failed) == (2, {"decode:invalid": 1})
+    assert corpus.index(tasks, tokens, settings).kept == 2
+    summary = corpus.ask(tasks, out, settings, tokens=tokens)
+    assert summary.failed == {"index:not_indexed": 3}
+    texts = expected(videos, settings)
+    for row in rows_of(tmp_path / "out"):
+        assert row["answer"] == texts[row["id"]]
+    kept = vzvideo.VisualTokens.load(next(Path(tokens).glob("*.vz.safetensors")))
+    assert kept.frames == 4
+    with pytest.raises(SettingsError, match="no tokens there"):
+        corpus.ask(tasks, out, settings, tokens=str(tmp_path / "nowhere"))
+
+
+def test_a_question_that_cannot_be_asked_fails_alone(
+    cluster: Any, videos: Path, settings: Settings, tmp_path: Path
+) -> None:
+    long = "Is there a cat? " * 100
+    asked = (("a", "Who?"), ("b", "What is <video>?"), ("c", "Where?"))
+    tasks = [Task(str(videos / "0.mp4"), None, None, asked),
+             Task(str(videos / "1.mp4"), None, None, (("d", long),))]  # fmt: skip
+    corpus.ask(tasks, str(tmp_path / "out"), settings)
+    rows = rows_of(tmp_path / "out")
+    assert [row["error"] for row in rows] == [None, "plan:question", None, "plan:budget"]
+    assert "control words" in rows[1]["message"]
+
+
+def test_what_suits_no_row_stops_the_job_before_it_starts(
+    cluster: Any, videos: Path, settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(vzvideo.BudgetError, match="what would fit"):
+        corpus.ask(tasks_of(videos), str(tmp_path / "out"), settings.replace(frames=500))
+
+
+class Deadly(Answer):
+    """Dies of one video, as one that a kernel kills for its memory does."""
+
+    def work(self, item: Encoded | Work) -> Any:
+        work = item if isinstance(item, Work) else item.work
+        if work.task.video.endswith("1.mp4"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().work(item)
+
+
+def test_a_video_that_kills_its_actor_becomes_a_failure(
+    cluster: Any, videos: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "Answer", Deadly)
+    monkeypatch.setattr(corpus, "_RETRIES", 0)
+    monkeypatch.setattr(corpus, "_PASSES", 2)
+    tasks = tasks_of(videos, ("0.mp4", "1.mp4", "2.mkv"))
+    summary = corpus.ask(tasks, str(tmp_path / "out"), settings)
+    assert summary.failed == {"job:lost": 3}
+    assert len(rows_of(tmp_path / "out")) == 9
+
+
+def actors() -> list[psutil.Process]:
+    """The processes of all pools."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if "ray::MapWorker" in " ".join(process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+def test_actors_and_a_node_die_and_no_row_is_lost(
+    videos: Path, settings: Settings, tmp_path: Path, cluster: Any
+) -> None:
+    node = cluster.add_node(**NODE)
+    over, killed, rng = threading.Event(), [], random.Random(0)
+
+    def kill() -> None:
+        while not over.wait(4):
+            if len(killed) == 1:
+                cluster.remove_node(node, allow_graceful=False)
+            if running := actors():
+                victim = rng.choice(running)
+                victim.kill()
+                killed.append(victim.pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        # So many tasks that the killing falls into the work, and not before it.
+        tasks = [
+            Task(task.video, start_s, None, tuple((f"{n} {start_s}", q) for n, q in task.asked))
+            for start_s in (0.0, 0.1, 0.2, 0.3)
+            for task in tasks_of(videos)
+        ]
+        summary = corpus.ask(tasks, str(tmp_path / "out"), settings)
+    finally:
+        over.set()
+        killer.join()
+    assert len(killed) >= 2
+    rows = rows_of(tmp_path / "out")
+    assert len(rows) == len({row["id"] for row in rows}) == summary.rows == 144
+    assert summary.failed.total() == 60
+    qa = vzvideo.load(settings=settings, cache=False)
+    for row in rows[:: len(rows) // 12]:
+        if not row["error"]:
+            text = qa.ask(row["video"], row["question"], start_s=row["start_s"]).text
+            assert row["answer"] == text
+
+
+def test_a_killed_driver_is_gone_on_from(videos: Path, settings: Settings, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    path = tmp_path / "manifest.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"id": name, "video": task.video, "question": q}) + "\n"
+            for task in tasks_of(videos) for name, q in task.asked
+        )
+    )  # fmt: skip
+    command = [sys.executable, "-m", "vzvideo.cli", "batch", str(path), "-o", str(out), "--model",
+               settings.model, "--tokens-per-frame", "5", "--frames", "4",
+               "--max-new-tokens", "6"]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    for files in (1, 2):  # killed once with nothing but some rows, once with some more
+        driver = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        ends = time.monotonic() + 200
+        while len(list(out.glob("part-*"))) < files and driver.poll() is None:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+        driver.kill()
+        driver.wait()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == f"{out}\n"
+    assert "36 rows: 21 good, 15 failed (decode:invalid 6" in done.stderr
+    texts = {row["id"]: row["answer"] for row in rows_of(out)}
+    assert texts == expected(videos, settings)
+    assert len(rows_of(out)) == 36
+
+
+def test_the_manifest_of_a_folder_runs_through(
+    cluster: Any, videos: Path, settings: Settings, tmp_path: Path
+) -> None:
+    tasks = manifest.find([str(videos / "*.mkv"), str(videos / "0.mp4")], ["Who?", "Where?"])
+    summary = corpus.ask(tasks, str(tmp_path / "out"), settings, format="jsonl")
+    assert (summary.rows, summary.failed) == (4, {})
+    lines = [
+        json.loads(line)
+        for file in (tmp_path / "out").glob("*.jsonl")
+        for line in file.read_text().splitlines()
+    ]
+    assert {row["id"] for row in lines} == {
+        f"{videos / name}#{n}" for name in ("2.mkv", "0.mp4") for n in (1, 2)
+    }
