@@ -19,13 +19,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import vzvideo
 from vzvideo import storage
 from vzvideo.config import Settings
 from vzvideo.errors import SettingsError, VzVideoError
-from vzvideo.manifest import Task
+from vzvideo.manifest import Task, merged
 from vzvideo.models import weights
 from vzvideo.results import Format, Results
 from vzvideo.stages import Answer, Answered, Decode, Encode, Failed, Keep, Kept, Stage, Work
@@ -118,10 +118,13 @@ def ask(
     Raises VzVideoError for what keeps the job as a whole from being done.
     """
     planner = _planner(settings, say)
+    out = _rooted(out)
     job = _Job(planner, out, format, "id", "video", "start_s", "end_s", "question", "answer")
     works, hopeless = [], []
-    stored = _stored(tokens, planner) if tokens is not None else None
-    for task in tasks:
+    stored = _index(_rooted(tokens), planner) if tokens is not None else None
+    if stored and any(each.about != job.encoding for each in stored.values()):
+        say(f"{tokens}: made with settings of its own, which count for what is looked at")
+    for task in merged(tasks):
         work, failed = _plan(planner, task, stored)
         works += work
         hopeless += failed
@@ -165,9 +168,10 @@ def index(
     See `ask` for what the arguments mean; `ask(..., tokens=out)` then asks them as often as wanted.
     """
     planner = _planner(settings, say)
+    out = _rooted(out)
     job = _Job(planner, out, "parquet", "id", "video", "start_s", "end_s", "file")
     works, hopeless = [], []
-    for task in tasks:
+    for task in merged(tasks):
         start, end = task.start_s, task.end_s
         part = "" if start is None and end is None else f"#{start or 0:g}-{end or ''}"
         work, failed = _plan(planner, replace(task, asked=((task.video + part, ""),)), None)
@@ -193,26 +197,25 @@ class _Job:
         self._columns = _columns(*columns)
         self._results = Results(out, self._columns, format)
         # What an answer depends on beside video and question: another library version is none.
-        settings = planner.settings
+        settings, folder = planner.settings, weights.locate(planner.card)
         about = {n: v for n, v in planner.recipe().about.items() if n not in _NOT_SETTINGS}
-        folder = weights.locate(planner.card)
-        about |= {"batch": settings.batch}
-        about |= {"weights": weights.fingerprint(folder, "") if folder else None}
-        if "answer" in columns:
-            about |= {"max_new_tokens": settings.max_new_tokens, "quantize": settings.quantize}
-            about |= {"temperature": settings.temperature, "dtype": settings.dtype}
         # Frames may be fewer where a question is long; that follows from the rest.
-        about["frames"] = settings.frames
-        self._settings = json.dumps(about, sort_keys=True)
+        self.encoding = about | {"frames": settings.frames, "batch": settings.batch}
+        self._answering: dict[str, Any] = {}
+        if "answer" in columns:
+            names = ("max_new_tokens", "temperature", "quantize", "dtype")
+            self._answering = {name: getattr(settings, name) for name in names}
+            self._answering["weights"] = weights.fingerprint(folder, "") if folder else None
 
     def row(self, name: str, work: Work) -> dict[str, Any]:
         """A row without its outcome."""
         place = dict(zip(("video", "start_s", "end_s"), work.task.place, strict=True))
+        encoding = work.about if work.stored else self.encoding
         made = dict.fromkeys(self._columns) | place
         return made | {
             "id": name,
             "model": self._planner.name,
-            "settings": self._settings,
+            "settings": json.dumps(encoding | self._answering, sort_keys=True),
             "version": work.version,
             "vzvideo": vzvideo.__version__,
         }
@@ -341,20 +344,29 @@ def _planner(settings: Settings, say: Say) -> VideoQA:
 
     planner = qa.load(settings=settings.replace(cache=False), say=say, part="outline")
     # What "auto" means is decided once, here, and not on every node.
-    planner.settings = planner.settings.replace(model=planner.name)
+    folder = os.path.isdir(planner.name)
+    planner.settings = planner.settings.replace(
+        model=os.path.abspath(planner.name) if folder else planner.name
+    )
     return planner
 
 
+def _rooted(path: str) -> str:
+    """As actors understand it, whose working folder is another."""
+    return path if "://" in path else os.path.abspath(path)
+
+
 def _plan(
-    planner: VideoQA, task: Task, stored: dict[Any, str] | None
+    planner: VideoQA, task: Task, stored: dict[Any, _Stored] | None
 ) -> tuple[list[Work], list[Failed]]:
     """What is to be done for a task, and what of it never can be."""
     version = storage.version(task.video) if stored is None else ""
+    path = _rooted(task.video)
     settings = planner.settings
     if task.start_s is not None or task.end_s is not None:
         settings = settings.replace(start_s=task.start_s, end_s=task.end_s)
     good, bad = [], []
-    work = Work(task, version, settings, 0, 0, {})
+    work = Work(task, path, version, settings, 0, 0, {})
     lengths = {}
     for name, question in task.asked:
         alone = replace(work, task=replace(task, asked=((name, question),)))
@@ -370,7 +382,8 @@ def _plan(
         if task.place not in stored:
             message = f"{task.video}: not in the index; `vzvideo index` adds it"
             return [], [*bad, Failed(work, "index", "not_indexed", message)]
-        return [replace(work, stored=stored[task.place])], bad
+        file, version, about = stored[task.place]
+        return [replace(work, stored=file, version=version, about=about)], bad
     try:
         longest = max(lengths, key=lambda question: lengths[question])
         recipe = planner.recipe(
@@ -381,21 +394,28 @@ def _plan(
     return [replace(work, frames=recipe.frames, size=recipe.size, about=recipe.about)], bad
 
 
-def _stored(tokens: str, planner: VideoQA) -> dict[Any, str]:
-    """Where the tokens of each video lie, by what `Task.place` calls it."""
-    columns = _columns("id", "video", "start_s", "end_s", "file")
-    rows = Results(tokens, columns).standing(
-        ["id", "video", "start_s", "end_s", "file", "settings"]
-    )
+class _Stored(NamedTuple):
+    """Tokens of an index: the file, the video's version then, and the settings that made them."""
+
+    file: str
+    version: str
+    about: dict[str, Any]
+
+
+def _index(tokens: str, planner: VideoQA) -> dict[Any, _Stored]:
+    """What is in an index, by what `Task.place` calls it."""
+    names = ("id", "video", "start_s", "end_s", "file", "settings", "version")
+    rows = Results(tokens, _columns(*names[:5])).standing(names)
     found = {
-        (row["video"], row["start_s"], row["end_s"]): storage.join(tokens, row["file"])
+        (row["video"], row["start_s"], row["end_s"]): _Stored(
+            storage.join(tokens, row["file"]), row["version"], json.loads(row["settings"])
+        )
         for row in rows.values()
         if row["file"]
     }
     if not found:
         raise SettingsError(f"{tokens}: no tokens there; `vzvideo index --out` makes such a folder")
-    towers = {json.loads(row["settings"])["tower"] for row in rows.values() if row["file"]}
-    if towers != {planner.tower}:
+    if {each.about["tower"] for each in found.values()} != {planner.tower}:
         raise SettingsError(
             f"{tokens}: encoded for another model than {planner.name!r}; choose that one, or index "
             "the videos again"

@@ -7,7 +7,7 @@ no video.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +105,19 @@ def find(patterns: Sequence[str], questions: Sequence[str] = ()) -> list[Task]:
         Task(video, None, None, tuple((f"{video}#{n}", q) for n, q in enumerate(questions, 1)))
         for video in videos
     ]
+
+
+def merged(tasks: Iterable[Task]) -> list[Task]:
+    """One task for each video or part; SettingsError where an id comes twice."""
+    places: dict[tuple[str, float | None, float | None], list[tuple[str, str]]] = {}
+    names: set[str] = set()
+    for task in tasks:
+        for name, _ in task.asked:
+            if name in names:
+                raise SettingsError(f"id {name!r} comes twice")
+            names.add(name)
+        places.setdefault(task.place, []).extend(task.asked)
+    return [Task(*place, tuple(asked)) for place, asked in places.items()]
 
 
 def _rows(path: Path, name: str) -> Iterator[Row]:

@@ -105,7 +105,7 @@ class Results:
             infos = self._system.get_file_info(selector)
         except OSError as error:
             raise SettingsError(f"{self.out}: {' '.join(str(error).split())}") from None
-        names = [info.path for info in infos if info.is_file and "/part-" in info.path]
+        names = [info.path for info in infos if info.is_file and info.base_name.startswith("part-")]
         other = "jsonl" if self._format == "parquet" else "parquet"
         if any(name.endswith(f".{other}") for name in names):
             raise SettingsError(

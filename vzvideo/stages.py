@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import tempfile
 import time
@@ -32,9 +33,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Work:
-    """A video to be looked at. stored: URI of its tokens, where they are there already."""
+    """A video to be looked at.
+
+    path: of its file, from the root. version: of the file, when the job began. size: see
+    `frames_of`. about: what its tokens are marked with. stored: path or URI of its tokens, where
+    they are there already.
+    """
 
     task: Task
+    path: str
     version: str
     settings: Settings
     frames: int
@@ -127,7 +134,10 @@ class Decode(Stage):
 
     def work(self, item: Work) -> Decoded:
         begun = time.perf_counter()
-        batches = self._decoder.decode(item.task.video, item.settings, item.frames, item.size)
+        # Where nodes share no disk, a job brings its files along in its working folder.
+        video = item.task.video
+        here = video if "://" in video or os.path.exists(video) else item.path
+        batches = self._decoder.decode(here, item.settings, item.frames, item.size)
         return Decoded(item, batches, {"decode": time.perf_counter() - begun})
 
 
