@@ -5,7 +5,8 @@
 `clips/` is a folder of videos. Parts (`--parts`): `flow`, the job against each of its stages
 alone; `nodes`, decoding on two nodes of one core against one; `many`, ten questions a video against
 one; `bound`, 2,000 videos in flight; `chaos`, 300 rows over 60 files, ten of them broken, while
-actors, a node and twice the driver are killed. Writes one JSON file with the machine and every figure.
+actors, a node and twice the driver are killed. Writes one JSON file with the machine and every
+figure.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def cluster(nodes: Sequence[float]) -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     args: list[Any] = [{"num_cpus": cpus, "object_store_memory": STORE} for cpus in nodes]
     made = Cluster(initialize_head=True, head_node_args=args[0])
     for each in args[1:]:

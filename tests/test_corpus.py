@@ -22,7 +22,7 @@ import vzvideo
 from tests.video import clips
 from vzvideo import corpus, manifest
 from vzvideo.config import Settings
-from vzvideo.errors import SettingsError
+from vzvideo.errors import BudgetError, SettingsError, VzVideoError
 from vzvideo.manifest import Task
 from vzvideo.stages import Answer, Encoded, Work
 
@@ -44,7 +44,7 @@ def start_cluster() -> Any:
     """Two nodes that somebody else has started, and this process connected to them."""
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
     # Workers find this checkout, wherever the tests are run from.
     paths = {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
@@ -197,9 +197,8 @@ def test_a_question_that_cannot_be_asked_fails_alone(
     cluster: Any, videos: Path, settings: Settings, tmp_path: Path
 ) -> None:
     long = "Is there a cat? " * 100
-    asked = (("a", "Who?"), ("b", "What is <video>?"), ("c", "Where?"))
-    tasks = [Task(str(videos / "0.mp4"), None, None, asked),
-             Task(str(videos / "1.mp4"), None, None, (("d", long),))]  # fmt: skip
+    asked = (("a", "Who?"), ("b", "What is <video>?"), ("c", "Where?"), ("d", long))
+    tasks = [Task(str(videos / "0.mp4"), None, None, asked)]
     corpus.ask(tasks, str(tmp_path / "out"), settings)
     rows = rows_of(tmp_path / "out")
     assert [row["error"] for row in rows] == [None, "plan:question", None, "plan:budget"]
@@ -209,7 +208,7 @@ def test_a_question_that_cannot_be_asked_fails_alone(
 def test_what_suits_no_row_stops_the_job_before_it_starts(
     cluster: Any, videos: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    with pytest.raises(vzvideo.BudgetError, match="what would fit"):
+    with pytest.raises(BudgetError, match="what would fit"):
         corpus.ask(tasks_of(videos), str(tmp_path / "out"), settings.replace(frames=500))
 
 
@@ -233,6 +232,22 @@ def test_a_video_that_kills_its_actor_becomes_a_failure(
     summary = corpus.ask(tasks, str(tmp_path / "out"), settings)
     assert summary.failed == {"job:lost": 3}
     assert len(rows_of(tmp_path / "out")) == 9
+
+
+class Unable(Answer):
+    """Cannot be set up at all, as where a model is missing."""
+
+    def __init__(self, settings: Settings) -> None:
+        raise OSError("no weights here")
+
+
+def test_what_no_actor_can_do_stops_the_job(
+    cluster: Any, videos: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "Answer", Unable)
+    with pytest.raises(VzVideoError, match="no weights here"):
+        corpus.ask(tasks_of(videos, ("0.mp4",)), str(tmp_path / "out"), settings)
+    assert not list((tmp_path / "out").glob("part-*"))
 
 
 def actors() -> list[psutil.Process]:
@@ -295,7 +310,7 @@ def test_a_killed_driver_is_gone_on_from(videos: Path, settings: Settings, tmp_p
     command = [sys.executable, "-m", "vzvideo.cli", "batch", str(path), "-o", str(out), "--model",
                settings.model, "--tokens-per-frame", "5", "--frames", "4",
                "--max-new-tokens", "6"]  # fmt: skip
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment = os.environ | {"RAY_ADDRESS": "local"}  # each with a Ray of its own
     for files in (1, 2):  # killed once with nothing but some rows, once with some more
         driver = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
         ends = time.monotonic() + 200

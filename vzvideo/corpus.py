@@ -124,7 +124,7 @@ def ask(
     stored = _index(_rooted(tokens), planner) if tokens is not None else None
     if stored and any(each.about != job.encoding for each in stored.values()):
         say(f"{tokens}: made with settings of its own, which count for what is looked at")
-    for task in merged(tasks):
+    for task in _parts(tasks, settings):
         work, failed = _plan(planner, task, stored)
         works += work
         hopeless += failed
@@ -171,7 +171,7 @@ def index(
     out = _rooted(out)
     job = _Job(planner, out, "parquet", "id", "video", "start_s", "end_s", "file")
     works, hopeless = [], []
-    for task in merged(tasks):
+    for task in _parts(tasks, settings):
         start, end = task.start_s, task.end_s
         part = "" if start is None and end is None else f"#{start or 0:g}-{end or ''}"
         work, failed = _plan(planner, replace(task, asked=((task.video + part, ""),)), None)
@@ -250,18 +250,27 @@ class _Job:
             waiting = {work.task.place: work for work in left if work.task.asked}
             meter = _Meter(progress)
             with _ray(say) if waiting else nullcontext():
-                for number in range(_PASSES):
-                    if number and waiting:
+                for number in range(_PASSES if waiting else 0):
+                    before = len(waiting)
+                    try:
+                        # What comes again may kill: alone in its actor it takes no other with it.
+                        for item in _flow(list(waiting.values()), stages, 1 if number else None):
+                            if not waiting.pop(item.work.task.place, None):
+                                continue  # it came twice
+                            take(item)
+                            now = time.monotonic()
+                            if now - written > min(_AT_MOST_S, max(_AFTER_S, (now - begun) / 50)):
+                                results.flush()
+                                written = now
+                            meter.tell(summary, len(waiting))
+                    except VzVideoError as error:
+                        if not number and before == len(waiting):
+                            raise  # no actor ever worked: not a matter of single videos
+                        say(str(error))
+                    if not waiting:
+                        break
+                    if number < _PASSES - 1:
                         say(f"{len(waiting)} videos were lost on the way: trying them again")
-                    for item in _flow(list(waiting.values()), stages, say) if waiting else ():
-                        if not waiting.pop(item.work.task.place, None):
-                            continue  # it came twice
-                        take(item)
-                        now = time.monotonic()
-                        if now - written > min(_AT_MOST_S, max(_AFTER_S, (now - begun) / 50)):
-                            results.flush()
-                            written = now
-                        meter.tell(summary, len(waiting))
             for work in waiting.values():
                 take(Failed(work, "job", "lost", "its actors died again and again"))
         summary.seconds = time.monotonic() - begun
@@ -351,6 +360,17 @@ def _planner(settings: Settings, say: Say) -> VideoQA:
     return planner
 
 
+def _parts(tasks: Sequence[Task], settings: Settings) -> list[Task]:
+    """Where a task names no start or end, those of the settings count."""
+
+    def filled(task: Task) -> Task:
+        start_s = settings.start_s if task.start_s is None else task.start_s
+        end_s = settings.end_s if task.end_s is None else task.end_s
+        return replace(task, start_s=start_s, end_s=end_s)
+
+    return merged(map(filled, tasks))
+
+
 def _rooted(path: str) -> str:
     """As actors understand it, whose working folder is another."""
     return path if "://" in path else os.path.abspath(path)
@@ -360,38 +380,33 @@ def _plan(
     planner: VideoQA, task: Task, stored: dict[Any, _Stored] | None
 ) -> tuple[list[Work], list[Failed]]:
     """What is to be done for a task, and what of it never can be."""
+    settings = planner.settings.replace(start_s=task.start_s, end_s=task.end_s)
     version = storage.version(task.video) if stored is None else ""
-    path = _rooted(task.video)
-    settings = planner.settings
-    if task.start_s is not None or task.end_s is not None:
-        settings = settings.replace(start_s=task.start_s, end_s=task.end_s)
-    good, bad = [], []
-    work = Work(task, path, version, settings, 0, 0, {})
-    lengths = {}
+    work = Work(task, _rooted(task.video), version, settings, 0, 0, {})
+    good, bad, recipes = [], [], []
     for name, question in task.asked:
-        alone = replace(work, task=replace(task, asked=((name, question),)))
+        asked = question.strip() or "?"
         try:
-            lengths[question] = planner.language.text_tokens(question.strip() or "?")
+            if stored is None:
+                recipes.append(planner.recipe(asked, start_s=task.start_s, end_s=task.end_s))
+            else:
+                planner.language.text_tokens(asked)  # raises where it cannot be asked
             good.append((name, question))
         except VzVideoError as error:
+            alone = replace(work, task=replace(task, asked=((name, question),)))
             bad.append(Failed(alone, "plan", error.code, str(error)))
     if not good:
         return [], bad
     work = replace(work, task=replace(task, asked=tuple(good)))
-    if stored is not None:
-        if task.place not in stored:
-            message = f"{task.video}: not in the index; `vzvideo index` adds it"
-            return [], [*bad, Failed(work, "index", "not_indexed", message)]
-        file, version, about = stored[task.place]
-        return [replace(work, stored=file, version=version, about=about)], bad
-    try:
-        longest = max(lengths, key=lambda question: lengths[question])
-        recipe = planner.recipe(
-            longest.strip() or "?", start_s=settings.start_s, end_s=settings.end_s
-        )
-    except VzVideoError as error:
-        return [], [*bad, Failed(work, "plan", error.code, str(error))]
-    return [replace(work, frames=recipe.frames, size=recipe.size, about=recipe.about)], bad
+    if stored is None:
+        recipe = min(recipes, key=lambda recipe: recipe.frames)  # the longest question's
+        return [replace(work, frames=recipe.frames, size=recipe.size, about=recipe.about)], bad
+    place = (work.path, *task.place[1:])
+    if place not in stored:
+        message = f"{task.video}: not in the index; `vzvideo index` adds it"
+        return [], [*bad, Failed(work, "index", "not_indexed", message)]
+    file, version, about = stored[place]
+    return [replace(work, stored=file, version=version, about=about)], bad
 
 
 class _Stored(NamedTuple):
@@ -403,11 +418,11 @@ class _Stored(NamedTuple):
 
 
 def _index(tokens: str, planner: VideoQA) -> dict[Any, _Stored]:
-    """What is in an index, by what `Task.place` calls it."""
+    """What is in an index, by the video's path from the root and the part of it."""
     names = ("id", "video", "start_s", "end_s", "file", "settings", "version")
     rows = Results(tokens, _columns(*names[:5])).standing(names)
     found = {
-        (row["video"], row["start_s"], row["end_s"]): _Stored(
+        (_rooted(row["video"]), row["start_s"], row["end_s"]): _Stored(
             storage.join(tokens, row["file"]), row["version"], json.loads(row["settings"])
         )
         for row in rows.values()
@@ -470,13 +485,16 @@ def _ray(say: Say) -> Iterator[None]:
     quiet["logging_level"] = logging.INFO if debug else logging.ERROR
     # What its libraries print as they start is of no use to anyone; errors come as exceptions.
     with nullcontext() if debug else _silenced(2):
+        address = os.environ.get("RAY_ADDRESS", "auto")
+        joined = address != "local"
         try:
-            ray.init(address="auto", **quiet)
-            joined = True
+            if joined:
+                ray.init(address=address, **quiet)
         except ConnectionError:
+            joined = False
+        if not joined:
             store = int(OBJECT_STORE_GIB * (1 << 30))
             ray.init(address="local", object_store_memory=store, include_dashboard=False, **quiet)
-            joined = False
     if joined:
         cpus = ray.cluster_resources().get("CPU", 0)
         say(f"on the Ray cluster that is running: {len(ray.nodes())} nodes, {cpus:g} CPUs")
@@ -499,10 +517,11 @@ def _silenced(descriptor: int) -> Iterator[None]:
         os.close(kept)
 
 
-def _flow(works: Sequence[Work], stages: Sequence[_Pool], say: Say) -> Iterator[Any]:
+def _flow(works: Sequence[Work], stages: Sequence[_Pool], in_flight: int | None) -> Iterator[Any]:
     """Moves works through the pools and gives what comes out, in any order.
 
-    Some may get lost where actors or nodes die; whoever asked knows which.
+    Some may get lost where actors or nodes die; whoever asked knows which. Raises VzVideoError
+    where Ray gives up. in_flight: videos an actor has at hand; None for as many as Ray finds best.
     """
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -533,7 +552,11 @@ def _flow(works: Sequence[Work], stages: Sequence[_Pool], say: Say) -> Iterator[
                 pool.stage,
                 fn_constructor_args=pool.arguments,
                 batch_size=1,
-                compute=ActorPoolStrategy(min_size=1, max_size=max(1, min(most, len(items)))),
+                compute=ActorPoolStrategy(
+                    min_size=1,
+                    max_size=max(1, min(most, len(items))),
+                    max_tasks_in_flight_per_actor=in_flight,
+                ),
                 num_cpus=each,
                 num_gpus=pool.gpus if on_gpu else None,
                 memory=pool.memory or None,
@@ -544,4 +567,7 @@ def _flow(works: Sequence[Work], stages: Sequence[_Pool], say: Say) -> Iterator[
             for item in batch["item"]:
                 yield pickle.loads(item)
     except ray.exceptions.RayError as error:
-        say(f"Ray: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        last = str(error).strip().splitlines()[-1][:400]  # behind the traceback
+        ours = last.startswith("vzvideo.errors.")
+        line = last.partition(": ")[2] if ours else f"Ray: {type(error).__name__}: {last}"
+        raise VzVideoError(line, code="ray") from error
