@@ -170,7 +170,7 @@ def draw_clip(
     place between would cost days.
     """
     scenes = [number]
-    if frames > 1 and rng.random() < 0.75:
+    if frames > 1 and rng.random() < 0.5:
         more = 1
         if frames > 3 and rng.random() < 0.35:
             more = rng.randint(2, max(2, min(frames // 2, 6) - 1))
@@ -201,7 +201,9 @@ def draw_clip(
         details = questions.detail(said[0], rng)
         asked += rng.sample(details, min(2, len(details)))
     else:
-        orders = questions.order(said, rng)
+        # Told of cuts too often, it would tell every single shot as two.
+        orders = [each for each in questions.order(said, rng)
+                  if each.kind != "story" or rng.random() < 0.25]  # fmt: skip
         asked += rng.sample(orders, min(2, len(orders))) + questions.when(said, 8, rng)
         short = [each for _ in range(3) for each in questions.order(said, rng)]
         asked += [each for each in short if each.kind in ("which first", "before")]

@@ -81,7 +81,6 @@ def test_a_slash_at_the_end_changes_nothing(folder: Path) -> None:
     assert storage.listed(f"{uri}/sub/", ENDINGS) == storage.listed(f"{uri}/sub", ENDINGS)
 
 
-@pytest.mark.xfail(strict=True, reason="of a store's pattern, * crosses slashes; **/ joins names")
 @pytest.mark.parametrize(
     ("pattern", "names"), [("*.mp4", ["a.mp4"]), ("sub/**/d.mp4", ["sub/deep/d.mp4"])]
 )
@@ -91,14 +90,12 @@ def test_a_star_names_files_of_one_folder(folder: Path, pattern: str, names: lis
         assert listed(where, pattern) == names
 
 
-@pytest.mark.xfail(strict=True, reason="a name with brackets is taken for a pattern alone")
 def test_a_file_whose_name_looks_like_a_pattern_is_found(folder: Path) -> None:
     path = folder / "Title [dQw4w9WgXcQ].mp4"
     path.touch()
     assert storage.listed(str(path), ENDINGS) == [str(path)]
 
 
-@pytest.mark.xfail(strict=True, reason="what is listed is not put back into a URI's spelling")
 @pytest.mark.parametrize("name", ["b c.mp4", "ü.mp4", "h#1.mp4", "p%20q.mp4", "q?.mp4"])
 def test_what_is_listed_can_be_opened_whatever_its_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"content")
@@ -188,7 +185,6 @@ def test_a_write_that_fails_leaves_what_was_and_nothing_besides(tmp_path: Path) 
         storage.write(str(path / "y.bin"), b"below a file")
 
 
-@pytest.mark.xfail(strict=True, reason="the file of mkstemp is its owner's alone")
 def test_what_is_written_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
     storage.write(str(tmp_path / "written"), b"")
@@ -207,7 +203,7 @@ def test_which_names_are_of_a_store() -> None:
 
 def test_names_are_joined_by_path_and_by_uri() -> None:
     assert storage.join("/x/", "y.mp4") == storage.join("/x", "y.mp4") == "/x/y.mp4"
-    assert storage.join("s3://b/x/", "y z") == storage.join("s3://b/x", "y z") == "s3://b/x/y z"
+    assert storage.join("s3://b/x/", "y z") == storage.join("s3://b/x", "y z") == "s3://b/x/y%20z"
     assert storage.join(".", "y.mp4") == "y.mp4"
 
 
@@ -238,6 +234,5 @@ def test_local_files_need_no_pyarrow_and_a_store_says_that_it_does(folder: Path)
     assert "pip install 'vzvideo[corpus]'" in without_pyarrow("storage.opened('s3://bucket/x')")
 
 
-@pytest.mark.xfail(strict=True, reason="listed imports pyarrow before it is asked for properly")
 def test_a_store_cannot_be_listed_without_pyarrow_and_says_so() -> None:
     assert "pip install 'vzvideo[corpus]'" in without_pyarrow("storage.listed('s3://bucket/', ())")

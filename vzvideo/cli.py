@@ -73,7 +73,8 @@ def _usage(error: Exception) -> int | None:
 
 def _unexpected(error: Exception) -> str:
     # By name, for torch is not imported here; on the CPU it raises a plain RuntimeError.
-    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+    lacks = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    if lacks or "can't allocate memory" in str(error):
         return "out of memory: choose fewer --frames, --quantize 4bit, or another --device"
     return (
         f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; this is a bug: run it "

@@ -28,6 +28,7 @@ from vzvideo.errors import SettingsError, VzVideoError
 from vzvideo.manifest import Task, merged
 from vzvideo.models import weights
 from vzvideo.results import Format, Results
+from vzvideo.rows import printable
 from vzvideo.stages import Answer, Answered, Decode, Encode, Failed, Keep, Kept, Stage, Work
 from vzvideo.video.guarded import Guard
 
@@ -174,7 +175,9 @@ def index(
     for task in _parts(tasks, settings):
         start, end = task.start_s, task.end_s
         part = "" if start is None and end is None else f"#{start or 0:g}-{end or ''}"
-        work, failed = _plan(planner, replace(task, asked=((task.video + part, ""),)), None)
+        work, failed = _plan(
+            planner, replace(task, asked=((printable(task.video) + part, ""),)), None
+        )
         works += work
         hopeless += failed
     stages = [*_encoding(planner, guard or Guard()), _Pool(Keep, (out,), cpus=0.05)]
@@ -210,6 +213,7 @@ class _Job:
     def row(self, name: str, work: Work) -> dict[str, Any]:
         """A row without its outcome."""
         place = dict(zip(("video", "start_s", "end_s"), work.task.place, strict=True))
+        place["video"] = printable(work.task.video)
         encoding = work.about if work.stored else self.encoding
         made = dict.fromkeys(self._columns) | place
         return made | {
@@ -300,7 +304,7 @@ class _Job:
                 why[changed] += 1
             else:
                 standing[name] = row
-        self._results.drop(stale)
+        self._results.drop(stale, say)
         words = {"settings": "made with other settings", "version": "of a video changed since",
                  "question": "of another question", "error": "that failed"}  # fmt: skip
         for reason, count in why.items():

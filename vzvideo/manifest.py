@@ -6,6 +6,7 @@ no video.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -100,9 +101,14 @@ def find(patterns: Sequence[str], questions: Sequence[str] = ()) -> list[Task]:
         found = [pattern] if url else storage.listed(pattern, ENDINGS)
         if not found:
             raise SettingsError(f"{pattern}: no video there; a pattern wants quotes, '**/*.mp4'")
-        videos |= dict.fromkeys(found)
+        videos |= dict.fromkeys(v if "://" in v else os.path.normpath(v) for v in found)
     return [
-        Task(video, None, None, tuple((f"{video}#{n}", q) for n, q in enumerate(questions, 1)))
+        Task(
+            video,
+            None,
+            None,
+            tuple((f"{rows.printable(video)}#{n}", q) for n, q in enumerate(questions, 1)),
+        )
         for video in videos
     ]
 

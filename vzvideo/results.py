@@ -15,9 +15,12 @@ from typing import Any, Literal
 
 from vzvideo import storage
 from vzvideo.errors import SettingsError
+from vzvideo.rows import printable
 
 Format = Literal["parquet", "jsonl"]
 Row = dict[str, Any]
+# What reading a damaged file may raise.
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, RecursionError)
 DAMAGED = "damaged"  # the folder within the output that unreadable files are moved to
 
 
@@ -31,6 +34,8 @@ class Results:
         self._waiting: list[Row] = []
         self._lock: Any = None
         self._system, self._folder = storage.filesystem(out)
+        if out.startswith("file://"):
+            self.out = self._folder  # so that it is locked and written as every other folder
         self._number = 0
 
     def __enter__(self) -> Results:
@@ -58,21 +63,22 @@ class Results:
         for path in self._parts():
             try:
                 found = self._read(path, columns)
-            except (OSError, ValueError, LookupError) as error:
-                self._set_aside(path)
-                name = path.rpartition("/")[2]
-                reason = " ".join(str(error).split())[:200]
-                say(f"{self.out}: {name} is damaged ({reason}) and was moved to {DAMAGED}/")
+            except _DAMAGE as error:
+                self._set_aside(path, error, say)
                 continue
             for row in found:
                 rows.setdefault(row["id"], row)
         return rows
 
-    def drop(self, ids: Collection[str]) -> None:
-        """Takes rows out of the files that hold them."""
+    def drop(self, ids: Collection[str], say: Callable[[str], None] = lambda _: None) -> None:
+        """Takes rows out of the files that hold them; damaged files as of `standing`."""
         gone = set(ids)
         for path in self._parts() if gone else []:
-            rows = self._read(path, self._columns)
+            try:
+                rows = self._read(path, self._columns)
+            except _DAMAGE as error:
+                self._set_aside(path, error, say)
+                continue
             kept = [row for row in rows if row["id"] not in gone]
             if not kept:
                 self._system.delete_file(path)
@@ -83,7 +89,9 @@ class Results:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Takes rows in; they stand once `flush` has returned."""
-        self._waiting += rows
+        for row in rows:
+            texts = {name: printable(v) for name, v in row.items() if isinstance(v, str)}
+            self._waiting.append(row | texts)
 
     def flush(self) -> None:
         """Writes what was added since the last time, as one more file."""
@@ -118,10 +126,13 @@ class Results:
         with self._system.open_input_file(path) as file:
             content = file.read()
         if self._format == "jsonl":
-            lines = content.decode().splitlines()
-            if not content.endswith(b"\n"):
-                raise ValueError("its last line is not whole")
-            return [{name: row[name] for name in columns} for row in map(json.loads, lines)]
+            *lines, rest = content.decode().split("\n")
+            if rest or not lines:
+                raise ValueError("it does not end with a whole line")
+            found = [{name: row[name] for name in columns} for row in map(json.loads, lines)]
+            if not all(isinstance(row["id"], str) for row in found):
+                raise ValueError("an id is no text")
+            return found
         import pyarrow.parquet as pq
 
         rows: list[Row] = pq.read_table(io.BytesIO(content), columns=list(columns)).to_pylist()
@@ -144,10 +155,12 @@ class Results:
         except OSError as error:
             raise SettingsError(f"{self.out}: cannot be written ({error})", code="disk") from None
 
-    def _set_aside(self, path: str) -> None:
+    def _set_aside(self, path: str, error: Exception, say: Callable[[str], None]) -> None:
         folder, _, name = path.rpartition("/")
         self._system.create_dir(f"{folder}/{DAMAGED}", recursive=True)
         self._system.move(path, f"{folder}/{DAMAGED}/{name}")
+        reason = " ".join(str(error).split())[:200]
+        say(f"{self.out}: {name} is damaged ({reason}) and was moved to {DAMAGED}/")
 
 
 def _locked(folder: Path) -> Any:

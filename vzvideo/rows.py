@@ -85,6 +85,11 @@ def complain(path: Path, problems: Sequence[str], shown: int = _SHOWN) -> None:
         raise SettingsError(f"{path}: {'; '.join(problems[:shown])}{tail}")
 
 
+def printable(text: str) -> str:
+    """The text in UTF-8: names of files may hold bytes that are none, and show as `\\xff` then."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def hint(name: str, names: Iterable[str]) -> str:
     """What a wrong name may have been meant to be."""
     near = difflib.get_close_matches(name, names, 1)

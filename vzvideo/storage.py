@@ -6,17 +6,28 @@ those itself.
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import os
+import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 from vzvideo.errors import SettingsError
 
 STORES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")  # schemes that pyarrow opens
+
+
+def _umask() -> int:
+    """What new files may not be."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+_MODE = 0o666 & ~_umask()
 
 
 def is_stored(uri: str) -> bool:
@@ -79,7 +90,7 @@ def version(uri: str) -> str:
 
 def join(folder: str, name: str) -> str:
     """A name within a folder, by path or URI."""
-    return f"{folder.rstrip('/')}/{name}" if "://" in folder else str(Path(folder) / name)
+    return f"{folder.rstrip('/')}/{quote(name)}" if "://" in folder else str(Path(folder) / name)
 
 
 def listed(pattern: str, endings: tuple[str, ...]) -> list[str]:
@@ -88,30 +99,50 @@ def listed(pattern: str, endings: tuple[str, ...]) -> list[str]:
     Of folders and prefixes everything below them with one of `endings`.
     """
     if not is_stored(pattern):
+        if Path(pattern).is_file():  # its name may look like a pattern
+            return [pattern]
         if Path(pattern).is_dir():
             found = [str(p) for p in Path(pattern).rglob("*") if p.suffix.lower() in endings]
         else:
             found = glob.glob(pattern, recursive=True)
         return sorted(path for path in found if Path(path).is_file())
-    from pyarrow import fs
-
-    scheme = pattern.partition("://")[0]
     magic = min((pattern.index(c) for c in "*?[" if c in pattern), default=None)
     base = pattern if magic is None else pattern[: pattern.rindex("/", 0, magic)]
     system, path = filesystem(base)
+    from pyarrow import fs
+
     try:
         if magic is None and system.get_file_info(path).is_file:
             return [pattern]
         infos = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     except OSError as error:
         raise SettingsError(f"{pattern}: {' '.join(str(error).split())}") from None
-    # Back into URIs: a store's own paths begin with the bucket, those of the disk with a slash.
-    names = [f"{base.rstrip('/')}{info.path[len(path.rstrip('/')) :]}" for info in infos
-             if info.is_file]  # fmt: skip
+    # A store's own paths begin with the bucket, those of the disk with a slash.
+    names = [info.path[len(path.rstrip("/")) + 1 :] for info in infos if info.is_file]
     if magic is None:
-        return sorted(name for name in names if Path(name).suffix.lower() in endings)
-    wanted = pattern.replace("**/", "*")  # of fnmatch, * crosses slashes, too
-    return sorted(n for n in names if fnmatch.fnmatch(n, wanted) and n.startswith(scheme))
+        names = [name for name in names if Path(name).suffix.lower() in endings]
+    else:
+        wanted = _expression(pattern[len(base) + 1 :])
+        names = [name for name in names if wanted.fullmatch(name)]
+    return sorted(join(base, name) for name in names)
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    """What `glob` means by a pattern: * stays within a folder, **/ is any number of them."""
+    parts = []
+    for part in re.split(r"(\*\*/|\*|\?|\[[^]]*\])", pattern):
+        match part:
+            case "**/":
+                parts.append(r"(?:[^/.][^/]*/)*")
+            case "*":
+                parts.append(r"[^/]*" if parts and parts[-1][-1:] != "/" else r"(?!\.)[^/]*")
+            case "?":
+                parts.append("[^/]")
+            case _ if part.startswith("["):
+                parts.append(part.replace("[!", "[^"))
+            case _:
+                parts.append(re.escape(part))
+    return re.compile("".join(parts))
 
 
 def write(uri: str, content: bytes) -> None:
@@ -128,6 +159,7 @@ def write(uri: str, content: bytes) -> None:
     handle, part = tempfile.mkstemp(dir=target.parent, prefix=".part-")
     try:
         with os.fdopen(handle, "wb") as file:
+            os.chmod(part, _MODE)  # mkstemp's is its owner's alone
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -298,7 +298,6 @@ def test_a_child_that_dies_once_is_no_error(
     assert len(connections) >= 2
 
 
-@pytest.mark.xfail(strict=True, reason="an answer that nobody waited for is taken for the next one")
 def test_an_interrupted_call_leaves_no_answer_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: Callable[..., GuardedDecoder]
 ) -> None:
@@ -352,7 +351,6 @@ def test_a_video_too_large_for_the_limit_is_an_error_and_the_next_one_is_none(
     assert len(numbers(decoder.decode(good, Settings(), 5, 48))) == 5
 
 
-@pytest.mark.xfail(strict=True, reason="the reader takes want of memory for damage of the video")
 @pytest.mark.parametrize(
     ("width", "height", "size"),
     [(16000, 16000, 48), (11000, 11000, 48), (7680, 4320, 4320)],
@@ -431,7 +429,6 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
         assert ends(child, SLACK_S)
 
 
-@pytest.mark.xfail(strict=True, reason="a child that is at work does not see that its parent ended")
 def test_a_child_that_hangs_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     connected = threading.Event()
     with (
@@ -491,11 +488,7 @@ def test_what_a_library_prints_is_no_answer(child: Callable[..., Child]) -> None
     [
         ("os._exit(3)", 3),
         ("os.abort()", -6),
-        pytest.param(
-            "raise ValueError('meant to be raised')",
-            1,
-            marks=pytest.mark.xfail(reason="its pipe ends before it does: it is killed meanwhile"),
-        ),
+        ("raise ValueError('meant to be raised')", 1),
     ],
 )
 def test_a_death_is_told_with_its_status(
@@ -525,7 +518,6 @@ def test_a_child_does_not_hear_ctrl_c(child: Callable[..., Child]) -> None:
     assert asked.ask(None, SLACK_S) == "alive"
 
 
-@pytest.mark.xfail(strict=True, reason="-m puts the working folder before everything else")
 def test_modules_of_the_working_folder_are_not_taken_for_others(
     child: Callable[..., Child], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

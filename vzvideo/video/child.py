@@ -11,9 +11,10 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from threading import Timer
+from threading import Thread, Timer
 from typing import Any
 
 
@@ -32,7 +33,7 @@ class Child:
         """module: one that calls `serve` when it is run; arguments: of its command line."""
         self._late = False
         self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-P", "-m", module, *arguments],  # -P: not the user's own files
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -56,8 +57,13 @@ class Child:
             process.stdin.flush()
             return pickle.load(process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
+            with suppress(subprocess.TimeoutExpired):  # its pipe ends a little before it does
+                process.wait(1.0)
             self.close()
             raise Died(late=self._late, status=process.returncode) from None
+        except BaseException:  # an answer that nobody took would be taken for the next one
+            self.close()
+            raise
         finally:
             timer.cancel()
 
@@ -77,11 +83,19 @@ class Child:
 def serve(answer: Callable[[Any], Any]) -> None:
     """The child's side: answers what it is asked, one after the other, until its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends this
+    Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no answer
     for request in _requests():
         pickle.dump(answer(request), answers, protocol=pickle.HIGHEST_PROTOCOL)
         answers.flush()
+
+
+def _end_with(parent: int) -> None:
+    """Ends the process soon after its parent did, whatever else it does just then."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _requests() -> Iterator[Any]:

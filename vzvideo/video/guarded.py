@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from vzvideo.config import Settings
-from vzvideo.errors import VideoError, VzVideoError
+from vzvideo.errors import SettingsError, VideoError, VzVideoError
 from vzvideo.types import FrameBatch
 from vzvideo.video.child import Child, Died, serve
 from vzvideo.video.frames import frames_of
 from vzvideo.video.reader import VideoInfo, open_video
 
-_LEAST_GIB = 1.0  # the interpreter, numpy and FFmpeg alone reserve some hundred megabytes
+LEAST_GIB = 1.0  # the interpreter, numpy and FFmpeg alone reserve some hundred megabytes
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,12 @@ class Guard:
     deadline_s: float = 300.0
     memory_gib: float = 4.0
     tries: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.deadline_s < 1e6 or self.memory_gib < LEAST_GIB or self.tries < 1:
+            raise SettingsError(
+                f"{self}: a deadline of some seconds, {LEAST_GIB:g} GiB and one try are needed"
+            )
 
 
 class GuardedDecoder:
@@ -108,7 +114,7 @@ def main(memory_gib: float, threads: int) -> None:
     The last answer to a video is None, or an error. Where no frames are wanted, the one before is
     what the video says of itself.
     """
-    _limit(max(memory_gib, _LEAST_GIB))
+    _limit(memory_gib)
     going: Iterator[FrameBatch | VideoInfo] = iter(())
     source = ""
 

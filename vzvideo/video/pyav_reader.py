@@ -22,6 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from vzvideo import storage
 from vzvideo.errors import VideoError
 from vzvideo.video.reader import SAME_S, Video, VideoInfo, finite, no_frames, scaled
 
@@ -46,6 +47,7 @@ class PyAVVideo(Video):
         self._threads = threads
         self._deadline_s = deadline_s
         self._container: InputContainer | None = None
+        self._file: Any = None  # where the source is no file of a disk
         self._version = self._stat()
         self._start_s = 0.0
         self._lost = 0
@@ -95,6 +97,9 @@ class PyAVVideo(Video):
         if self._container is not None:
             self._container.close()
             self._container = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     # -- opening
 
@@ -118,7 +123,9 @@ class PyAVVideo(Video):
         deadline_s = self._deadline_s
         # Without the prefix a file named 12:30.mp4 would be taken for a protocol. PyAV's timeout
         # does not cover seeking, FFmpeg's own does.
-        url = f"file:{self.source}" if self._version else self.source
+        url: Any = f"file:{self.source}" if self._version else self.source
+        if storage.is_stored(self.source):
+            url = self._file = self._fetch()
         options = {} if self._version else {"rw_timeout": str(round(deadline_s * 1e6))}
         with self._reading():
             container = av.open(
@@ -129,6 +136,16 @@ class PyAVVideo(Video):
         except BaseException:
             container.close()
             raise
+
+    def _fetch(self) -> Any:
+        """A file of an object store, open for reading."""
+        try:
+            return storage.opened(self.source)
+        except FileNotFoundError:
+            raise VideoError(f"{self.source}: no such file", code="not_found") from None
+        except OSError as error:
+            line = " ".join(str(error).split())
+            raise VideoError(f"{self.source}: {line}", code="unreadable") from None
 
     def _choose(self, container: InputContainer) -> VideoStream:
         videos = [
@@ -370,6 +387,8 @@ class PyAVVideo(Video):
                 frames = packet.decode()
             except av.error.EOFError:
                 return
+            except MemoryError:  # which is an FFmpegError, too, and no damage of the video's
+                raise
             except (av.error.FFmpegError, ValueError):
                 self._lost += 1
                 continue
@@ -410,6 +429,8 @@ class PyAVVideo(Video):
         began_s = time.monotonic()
         try:
             yield
+        except MemoryError:
+            raise
         except (av.error.FFmpegError, OSError, ValueError) as error:
             # Some protocols report a timeout as another error.
             late = isinstance(error, (av.error.ExitError, TimeoutError))
@@ -462,5 +483,7 @@ class PyAVVideo(Video):
         try:
             small = frame.reformat(width, height, layout, interpolation=interpolation)
             return small.to_ndarray().astype(np.uint8, copy=False)
+        except MemoryError:
+            raise
         except (av.error.FFmpegError, ValueError) as error:
             raise VideoError(f"{self.source}: a frame cannot be converted ({error})") from None
