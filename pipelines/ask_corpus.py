@@ -63,7 +63,12 @@ def _several(value: Any) -> list[str]:
 
 def run(job: dict[str, Any]) -> corpus.Summary:
     """Does it, with a line on stderr now and then."""
-    given = {name: job[name] for name in ("deadline_s", "memory_gib", "tries") if name in job}
+    given: dict[str, Any] = {}
+    for name, kind in (("deadline_s", float), ("memory_gib", float), ("tries", int)):
+        try:
+            given |= {name: kind(job[name])} if name in job else {}
+        except (TypeError, ValueError):
+            raise SettingsError(f"{name}: {job[name]!r} given, a number is needed") from None
     settings: Settings = config.load(None, **(job.get("settings") or {}))
     told = time.monotonic()
 

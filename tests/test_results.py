@@ -136,10 +136,10 @@ def test_wherever_it_was_cut(tmp_path: Path, format: Format, left: float) -> Non
 
 
 def test_lines_that_are_no_rows_are_damage(tmp_path: Path) -> None:
-    for number, content in enumerate([b"{\n", b"\xff\n", b'{"id": "a"}\n', b"\n"]):
+    for number, content in enumerate([b"{\n", b"\xff\n", b"\n"]):
         (tmp_path / f"part-{number}.jsonl").write_bytes(content)
     names, told = standing(tmp_path, "jsonl")
-    assert (names, len(told)) == ("", 4)
+    assert (names, len(told)) == ("", 3)
 
 
 @pytest.mark.parametrize(
@@ -163,28 +163,33 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     assert all(path.read_text() == "mine" for path in others)
 
 
-# -- drop
+# -- settle
 
 
 @each_format
-def test_drop_takes_out_what_is_named_and_no_more(tmp_path: Path, format: Format) -> None:
+def test_of_rows_with_one_id_the_later_one_stays(tmp_path: Path, format: Format) -> None:
     written(tmp_path, "abc", "de", "fg", format=format)
     first, second, third = parts(tmp_path)
     untouched = third.stat()
     with Results(str(tmp_path), COLUMNS, format) as results:
-        results.drop([])
-        results.drop({"b", "d", "e", "none"})
+        results.add([row(name, "later") for name in "bde"])
+        results.flush()
+        assert results.standing(COLUMNS)["b"]["answer"] == "later"  # before it is settled, too
+        results.settle()
         rows = results.standing(COLUMNS)
-    assert list(rows.values()) == [row(name) for name in "acfg"]
-    assert parts(tmp_path) == [first, third]
+    assert {name: each["answer"] for name, each in rows.items()} == {
+        **dict.fromkeys("acfg", "a dog"),
+        **dict.fromkeys("bde", "later"),
+    }
+    assert parts(tmp_path)[:2] == [first, third]
+    assert len(parts(tmp_path)) == 3
     assert not second.exists()
-    assert third.stat().st_ino == untouched.st_ino
     assert third.stat().st_mtime_ns == untouched.st_mtime_ns
 
 
-def test_drop_survives_damage_that_standing_did_not_see(tmp_path: Path) -> None:
-    written(tmp_path, "ab")
-    (path,) = parts(tmp_path)
+def test_settling_survives_damage_that_standing_did_not_see(tmp_path: Path) -> None:
+    written(tmp_path, "ab", "a")
+    path = parts(tmp_path)[0]
     column = pq.ParquetFile(path).metadata.row_group(0).column(1)
     content = bytearray(path.read_bytes())
     start = column.dictionary_page_offset or column.data_page_offset
@@ -192,9 +197,32 @@ def test_drop_survives_damage_that_standing_did_not_see(tmp_path: Path) -> None:
     path.write_bytes(content)
     told: list[str] = []
     with Results(str(tmp_path), COLUMNS) as results:
-        assert set(results.standing(["id"], told.append)) in ({"a", "b"}, set())
-        results.drop(["a"])
-        assert "a" not in results.standing(["id"])
+        assert set(results.standing(["id"], told.append)) == {"a", "b"}
+        results.settle(told.append)
+        assert set(results.standing(["id"])) == {"a"}
+    assert len(told) == 1
+    assert "was moved to damaged/" in told[0]
+
+
+def test_who_only_reads_moves_nothing(tmp_path: Path) -> None:
+    written(tmp_path, "ab")
+    (path,) = parts(tmp_path)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(SettingsError, match="damaged"):
+        Results(str(tmp_path), COLUMNS).standing(["id"], mend=False)
+    assert parts(tmp_path) == [path]
+
+
+@each_format
+def test_rows_of_another_kind_are_left_alone(tmp_path: Path, format: Format) -> None:
+    written(tmp_path, "ab", format=format)
+    more = {**COLUMNS, "file": COLUMNS["answer"]}
+    with (
+        Results(str(tmp_path), more, format) as results,
+        pytest.raises(SettingsError, match=r"another kind \(no file\)"),
+    ):
+        results.standing(["id", "file"])
+    assert standing(tmp_path, format) == ("ab", [])
 
 
 # -- one job, one format, one folder
@@ -207,7 +235,7 @@ def test_a_folder_in_the_other_format_is_refused(tmp_path: Path, format: Format)
     with pytest.raises(SettingsError, match=f"go on with --format {format}"):
         standing(tmp_path, other)
     with Results(str(tmp_path), COLUMNS, other) as results, pytest.raises(SettingsError):
-        results.drop(["a"])
+        results.settle()
     assert standing(tmp_path, format) == ("a", [])
 
 

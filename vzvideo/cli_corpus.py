@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,6 +81,9 @@ def batch(
 @with_settings()
 def index(
     settings: Any,
+    manifest: Annotated[
+        str | None, typer.Argument(help="Its videos and parts; its questions do not matter.")
+    ] = None,
     videos: _Videos = None,
     out: Annotated[str | None, typer.Option("-o", "--out", help="Folder or URI.")] = None,
     retry_failed: _Retry = False,
@@ -95,9 +97,9 @@ def index(
     from vzvideo import manifest as manifests
     from vzvideo.video.guarded import Guard
 
-    if not videos:
-        raise SettingsError("--videos: say which, a folder or a pattern")
-    tasks = manifests.find(videos)
+    if (manifest is None) == (videos is None):
+        raise SettingsError("which videos: give a manifest, or --videos with a folder or a pattern")
+    tasks = manifests.find(videos) if videos else manifests.read(str(manifest))
     guard = Guard(video_deadline, decode_gib, tries)
     if dry_run:
         _estimate(tasks, settings, guard, as_json)
@@ -116,7 +118,8 @@ def index(
 def _finish(summary: Summary, out: str, as_json: bool) -> None:
     failed = summary.failed.total()
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(summary) | {"out": out}))
+        about = vars(summary) | {"failed": dict(summary.failed), "out": out}
+        typer.echo(json.dumps(about))
     else:
         typer.echo(out)
     why = ", ".join(f"{code} {count}" for code, count in summary.failed.most_common())
@@ -132,7 +135,8 @@ def _estimate(tasks: list[Task], settings: Any, guard: Any, as_json: bool) -> No
     from vzvideo import estimate
 
     found = estimate.estimate(tasks, settings, guard, say=say)
-    typer.echo(json.dumps(dataclasses.asdict(found)) if as_json else str(found))
+    about = vars(found) | {"unreadable": dict(found.unreadable)}
+    typer.echo(json.dumps(about) if as_json else str(found))
 
 
 @contextmanager

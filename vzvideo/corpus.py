@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import vzvideo
 from vzvideo import storage
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 OBJECT_STORE_GIB = 2.0  # of a Ray that is started here; frames on their way lie there
 _PASSES = 3  # how often what an actor or a node took with it is tried again
+_MOST_ACTORS = 1000  # of a pool
 _RETRIES = 5  # of a task whose actor died, within one pass
 _AFTER_S, _AT_MOST_S = 2.0, 60.0  # what was answered is written after a fiftieth of the time so far
 _NOT_SETTINGS = ("vzvideo", "dtype", "start_s", "end_s")
@@ -118,6 +119,8 @@ def ask(
 
     Raises VzVideoError for what keeps the job as a whole from being done.
     """
+    if format not in get_args(Format):
+        raise SettingsError(f"format {format!r}: {' or '.join(get_args(Format))}")
     planner = _planner(settings, say)
     out = _rooted(out)
     job = _Job(planner, out, format, "id", "video", "start_s", "end_s", "question", "answer")
@@ -125,7 +128,7 @@ def ask(
     stored = _index(_rooted(tokens), planner) if tokens is not None else None
     if stored and any(each.about != job.encoding for each in stored.values()):
         say(f"{tokens}: made with settings of its own, which count for what is looked at")
-    for task in _parts(tasks, settings):
+    for task in parts(tasks, settings):
         work, failed = _plan(planner, task, stored)
         works += work
         hopeless += failed
@@ -172,9 +175,9 @@ def index(
     out = _rooted(out)
     job = _Job(planner, out, "parquet", "id", "video", "start_s", "end_s", "file")
     works, hopeless = [], []
-    for task in _parts(tasks, settings):
+    for task in parts(tasks, settings):
         start, end = task.start_s, task.end_s
-        part = "" if start is None and end is None else f"#{start or 0:g}-{end or ''}"
+        part = "" if start is None and end is None else f"#{start or 0.0}-{end or ''}"
         work, failed = _plan(
             planner, replace(task, asked=((printable(task.video) + part, ""),)), None
         )
@@ -184,12 +187,18 @@ def index(
 
     def rows(item: Kept | Failed) -> list[dict[str, Any]]:
         ((name, _),) = item.work.task.asked
-        row = job.row(name, item.work)
+        row = job.row(name, item.work) | {"video": printable(item.work.path)}
         if isinstance(item, Failed):
             return [row | {"error": f"{item.stage}:{item.code}", "message": item.message}]
         return [row | item.facts | {"file": item.file}]
 
     return job.run(works, hopeless, stages, rows, retry_failed, progress, say)
+
+
+class _Trouble(VzVideoError):
+    """Ray gave up, or an actor could not be set up."""
+
+    code = "ray"
 
 
 class _Job:
@@ -239,7 +248,8 @@ class _Job:
         summary.rows += sum(len(item.work.task.asked) for item in hopeless)
         begun = written = time.monotonic()
         with self._results as results:
-            standing = self._standing(works, hopeless, retry_failed, say)
+            results.settle(say)  # a job that was killed may have left two of a row
+            standing, stale = self._standing(works, hopeless, retry_failed, say)
             summary.count(standing.values())
             summary.kept = len(standing)
 
@@ -255,10 +265,11 @@ class _Job:
             meter = _Meter(progress)
             with _ray(say) if waiting else nullcontext():
                 for number in range(_PASSES if waiting else 0):
-                    before = len(waiting)
+                    before, trouble = len(waiting), None
+                    # What comes again may kill: alone in its actor it takes no other with it.
+                    flow = _flow(list(waiting.values()), stages, 1 if number else None)
                     try:
-                        # What comes again may kill: alone in its actor it takes no other with it.
-                        for item in _flow(list(waiting.values()), stages, 1 if number else None):
+                        for item in flow:
                             if not waiting.pop(item.work.task.place, None):
                                 continue  # it came twice
                             take(item)
@@ -267,23 +278,32 @@ class _Job:
                                 results.flush()
                                 written = now
                             meter.tell(summary, len(waiting))
-                    except VzVideoError as error:
+                    except _Trouble as error:
                         if not number and before == len(waiting):
                             raise  # no actor ever worked: not a matter of single videos
+                        trouble = error
                         say(str(error))
                     if not waiting:
                         break
                     if number < _PASSES - 1:
                         say(f"{len(waiting)} videos were lost on the way: trying them again")
+                if waiting and trouble:
+                    raise trouble  # the cluster's, not the videos': the same command goes on
             for work in waiting.values():
                 take(Failed(work, "job", "lost", "its actors died again and again"))
+            results.flush()
+            if stale:
+                results.settle(say)
         summary.seconds = time.monotonic() - begun
         return summary
 
     def _standing(
         self, works: list[Work], hopeless: list[Failed], retry_failed: bool, say: Say
-    ) -> dict[str, dict[str, Any]]:
-        """Rows that need not be made again, by id; those that need are taken out."""
+    ) -> tuple[dict[str, dict[str, Any]], int]:
+        """Rows that need not be made again, by id, and how many are to be.
+
+        Those stay where they are until others stand for them.
+        """
         names = ["id", "video", "start_s", "end_s", "settings", "version", "error"]
         names += ["question"] if "question" in self._columns else []
         before = self._results.standing(names, say)
@@ -292,31 +312,41 @@ class _Job:
             for name, question in work.task.asked:
                 wanted[name] = self.row(name, work) | {"question": question}
         why: Counter[str] = Counter()
-        standing, stale = {}, []
-        for name, row in before.items():
-            if name not in wanted:
-                continue
-            changed = next((n for n in names[1:] if n != "error" and row[n] != wanted[name][n]), "")
-            if row["error"] and retry_failed:
-                changed = "error"
-            if changed:
-                stale.append(name)
-                why[changed] += 1
+        standing = {}
+        for name in before.keys() & wanted.keys():
+            reason = _changed(before[name], wanted[name], retry_failed)
+            if reason:
+                why[reason] += 1
             else:
-                standing[name] = row
-        self._results.drop(stale, say)
+                standing[name] = before[name]
+        stale = why.total()
         words = {"settings": "made with other settings", "version": "of a video changed since",
                  "question": "of another question", "error": "that failed"}  # fmt: skip
         for reason, count in why.items():
             say(f"{count} rows {words.get(reason, 'of another video')}: made again")
-        others = len(before) - len(standing) - len(stale)
+        others = len(before) - len(standing) - stale
         if others:
             say(f"{others} rows of other questions stay where they are")
         if standing:
             failed = sum(row["error"] is not None for row in standing.values())
             again = f", {failed} of them failed (--retry-failed tries again)" if failed else ""
             say(f"{len(standing)} rows are there already{again}")
-        return standing
+        return standing, stale
+
+
+def _changed(row: dict[str, Any], wanted: dict[str, Any], retry_failed: bool) -> str:
+    """The column for which a row has to be made again, or nothing."""
+    if row["error"] and retry_failed:
+        return "error"
+    for name in ("settings", "question", "start_s", "end_s"):
+        if row.get(name) != wanted.get(name if name in row else ""):
+            return name
+    if row["version"] != wanted["version"]:
+        # A video that cannot be looked at now may well be the one that was.
+        return "version" if wanted["version"] or row["error"] else ""
+    # The same file may have been named otherwise, from another folder.
+    same = row["video"] == wanted["video"] or bool(row["version"])
+    return "" if same else "video"
 
 
 class _Meter:
@@ -364,7 +394,7 @@ def _planner(settings: Settings, say: Say) -> VideoQA:
     return planner
 
 
-def _parts(tasks: Sequence[Task], settings: Settings) -> list[Task]:
+def parts(tasks: Sequence[Task], settings: Settings) -> list[Task]:
     """Where a task names no start or end, those of the settings count."""
 
     def filled(task: Task) -> Task:
@@ -384,13 +414,15 @@ def _plan(
     planner: VideoQA, task: Task, stored: dict[Any, _Stored] | None
 ) -> tuple[list[Work], list[Failed]]:
     """What is to be done for a task, and what of it never can be."""
+    from vzvideo.qa import checked
+
     settings = planner.settings.replace(start_s=task.start_s, end_s=task.end_s)
     version = storage.version(task.video) if stored is None else ""
     work = Work(task, _rooted(task.video), version, settings, 0, 0, {})
     good, bad, recipes = [], [], []
     for name, question in task.asked:
-        asked = question.strip() or "?"
         try:
+            asked = checked(question) if question else "?"
             if stored is None:
                 recipes.append(planner.recipe(asked, start_s=task.start_s, end_s=task.end_s))
             else:
@@ -410,6 +442,10 @@ def _plan(
         message = f"{task.video}: not in the index; `vzvideo index` adds it"
         return [], [*bad, Failed(work, "index", "not_indexed", message)]
     file, version, about = stored[place]
+    now = storage.version(task.video)
+    if now and now != version:
+        message = f"{task.video}: changed since it was indexed; `vzvideo index` does it anew"
+        return [], [*bad, Failed(work, "index", "changed", message)]
     return [replace(work, stored=file, version=version, about=about)], bad
 
 
@@ -424,7 +460,7 @@ class _Stored(NamedTuple):
 def _index(tokens: str, planner: VideoQA) -> dict[Any, _Stored]:
     """What is in an index, by the video's path from the root and the part of it."""
     names = ("id", "video", "start_s", "end_s", "file", "settings", "version")
-    rows = Results(tokens, _columns(*names[:5])).standing(names)
+    rows = Results(tokens, _columns(*names[:5])).standing(names, mend=False)
     found = {
         (_rooted(row["video"]), row["start_s"], row["end_s"]): _Stored(
             storage.join(tokens, row["file"]), row["version"], json.loads(row["settings"])
@@ -489,12 +525,14 @@ def _ray(say: Say) -> Iterator[None]:
     quiet["logging_level"] = logging.INFO if debug else logging.ERROR
     # What its libraries print as they start is of no use to anyone; errors come as exceptions.
     with nullcontext() if debug else _silenced(2):
-        address = os.environ.get("RAY_ADDRESS", "auto")
+        address = os.environ.get("RAY_ADDRESS", "")
         joined = address != "local"
         try:
             if joined:
-                ray.init(address=address, **quiet)
+                ray.init(address=address or "auto", **quiet)
         except ConnectionError:
+            if address:  # whoever names a cluster wants no other
+                raise _Trouble(f"RAY_ADDRESS={address}: no Ray cluster answers there") from None
             joined = False
         if not joined:
             store = int(OBJECT_STORE_GIB * (1 << 30))
@@ -532,21 +570,27 @@ def _flow(works: Sequence[Work], stages: Sequence[_Pool], in_flight: int | None)
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    context.max_consecutive_actor_init_deaths = 3  # one bad node is not the end
     context.max_errored_blocks = -1  # a lost block is a few rows to do again, no end of the job
     if not os.environ.get("VZVIDEO_DEBUG"):
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     resources = ray.cluster_resources()
-    cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
+    gpus = resources.get("GPU", 0.0)
     items = [{"item": pickle.dumps(work, protocol=5)} for work in works]
     # A block a video: what is done is out of the pipeline at once.
     data: Any = ray.data.from_items(items, override_num_blocks=len(items))
     # Every pool must get its first actor, also where a node has one core for all of them.
     nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    share = min((n for n in nodes if n), default=1.0) / len(stages)
+    shares = [1 / n for n in range(1, len(stages) + 1)]
+    share = next(
+        (s for s in shares if sum(int(cores / s + 1e-9) for cores in nodes) >= len(stages)),
+        shares[-1],
+    )
     for pool in stages:
         on_gpu = gpus > 0 and pool.gpus > 0
         each = 0.1 if on_gpu else min(pool.cpus, share)
-        most = int(gpus / pool.gpus) if on_gpu else int(cpus / each)
+        # A cluster may grow: what there is of it now is no limit, except for what shares GPUs.
+        most = max(1, int(gpus)) if on_gpu else _MOST_ACTORS
         # Ray would for ever try again what kills its actor. These two are about to get names of
         # their own (2.64), hence the warning.
         retries: Any = {"max_restarts": -1, "max_task_retries": _RETRIES}
@@ -558,12 +602,12 @@ def _flow(works: Sequence[Work], stages: Sequence[_Pool], in_flight: int | None)
                 batch_size=1,
                 compute=ActorPoolStrategy(
                     min_size=1,
-                    max_size=max(1, min(most, len(items))),
+                    max_size=min(most, len(items)),
                     max_tasks_in_flight_per_actor=in_flight,
                 ),
                 num_cpus=each,
                 num_gpus=pool.gpus if on_gpu else None,
-                memory=pool.memory or None,
+                memory=None if on_gpu else pool.memory or None,
                 **retries,
             )
     try:
@@ -574,4 +618,4 @@ def _flow(works: Sequence[Work], stages: Sequence[_Pool], in_flight: int | None)
         last = str(error).strip().splitlines()[-1][:400]  # behind the traceback
         ours = last.startswith("vzvideo.errors.")
         line = last.partition(": ")[2] if ours else f"Ray: {type(error).__name__}: {last}"
-        raise VzVideoError(line, code="ray") from error
+        raise _Trouble(line) from error

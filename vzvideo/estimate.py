@@ -25,9 +25,11 @@ _SUSTAINED = 100e12  # operations a second that a data-centre GPU keeps up, for 
 class Estimate:
     """What would be read, made and computed; of videos that cannot be read, nothing.
 
-    hours: their lengths together. frames, tokens: looked at, and left of them after VisionZip.
-    tokens_before: without it. prompt: tokens of the questions' texts. answers: tokens at most.
-    operations: floating-point ones of tower and language model. unreadable: videos by reason.
+    hours: the lengths of all parts together. frames: looked at.
+    tokens, tokens_before: of the frames, after VisionZip and without it.
+    prompt: tokens of the questions' texts. answers: tokens at most.
+    operations: floating-point ones of tower and language model.
+    unreadable: videos, or parts, by reason.
     """
 
     videos: int = 0
@@ -61,10 +63,11 @@ def estimate(
     tasks: Sequence[Task], settings: Settings, guard: Guard, *, say: Callable[[str], None]
 ) -> Estimate:
     """Opens every video for its header, and adds up what asking it would take."""
-    from vzvideo import qa
+    from vzvideo import corpus, qa
 
     planner = qa.load(settings=settings.replace(cache=False), say=say, part="outline")
-    found = Estimate(videos=len(tasks))
+    tasks = corpus.parts(tasks, settings)
+    found = Estimate(videos=len({task.video for task in tasks}))
     decoders: list[GuardedDecoder] = [GuardedDecoder(guard) for _ in range(_AT_ONCE)]
 
     def durations(part: int) -> list[float | str]:
@@ -88,21 +91,24 @@ def estimate(
         if isinstance(duration_s, str):
             found.unreadable[duration_s] += 1
             continue
-        found.hours += duration_s / 3600
-        _add(found, planner, task, duration_s)
+        try:
+            _add(found, planner, task, duration_s)
+        except VzVideoError as error:
+            found.unreadable[error.code] += 1
     return found
 
 
 def _add(found: Estimate, planner: VideoQA, task: Task, duration_s: float) -> None:
     recipe = planner.recipe(start_s=task.start_s, end_s=task.end_s)
+    start_s, end_s = sampling.clip(duration_s, task.start_s, task.end_s)
     frames = recipe.frames
     if recipe.settings.sampling == "fps":
-        span = sampling.clip(duration_s, task.start_s, task.end_s)
-        frames = min(frames, len(sampling.fps(*span, recipe.settings.fps)))
+        frames = min(frames, len(sampling.fps(start_s, end_s, recipe.settings.fps)))
     each = recipe.compression.tokens_per_frame(planner.encoder.tokens)
     tower, language = _weights(planner.encoder.tower), _weights(_text_model(planner))
     texts = [planner.language.text_tokens(question.strip() or "?") for _, question in task.asked]
     answers = len(texts) * recipe.settings.max_new_tokens
+    found.hours += (end_s - start_s) / 3600
     found.frames += frames
     found.tokens_before += frames * planner.encoder.tokens
     found.tokens += frames * each

@@ -304,7 +304,7 @@ class VideoQA:
         self, source: Source, question: str, *, progress: Progress | None = None, **changes: Any
     ) -> Asking:
         """Encodes and reads the video; the `Asking` then gives the answer as it is generated."""
-        question = _checked(question)
+        question = checked(question)
         settings = self.settings.replace(**changes)
         encoded = self.encode_timed(source, question=question, progress=progress, **changes)
         prefix, prefill_s = self.read(encoded.tokens)
@@ -331,7 +331,7 @@ class VideoQA:
             raise SettingsError("questions: one text given, a list of them is needed")
         if not questions:
             return []
-        questions = [_checked(question) for question in questions]
+        questions = [checked(question) for question in questions]
         settings = self.settings.replace(**changes)
         longest = max(questions, key=self.language.text_tokens)
         encoded = self.encode_timed(source, question=longest, progress=progress, **changes)
@@ -471,7 +471,7 @@ class Chat:
 
     def start(self, question: str) -> Asking:
         """As `ask`, with the text as it is generated."""
-        question = _checked(question)
+        question = checked(question)
         seconds, self._unpaid = self._unpaid, dict.fromkeys(self._unpaid, 0.0)
         return Asking(
             self._qa,
@@ -484,7 +484,8 @@ class Chat:
         )
 
 
-def _checked(question: str) -> str:
+def checked(question: str) -> str:
+    """A question without the blanks around it; SettingsError where it is none."""
     if not isinstance(question, str):
         raise SettingsError(f"question: {type(question).__name__} given, text is needed")
     question = question.strip()

@@ -53,37 +53,46 @@ class Results:
     # -- what stands
 
     def standing(
-        self, columns: Collection[str], say: Callable[[str], None] = lambda _: None
+        self,
+        columns: Collection[str],
+        say: Callable[[str], None] = lambda _: None,
+        *,
+        mend: bool = True,
     ) -> dict[str, Row]:
-        """Rows by id, these columns of them. Unreadable files are set aside, and `say` is told.
+        """Rows by id, these columns of them; of two with one id the later written.
 
-        Raises SettingsError where the folder holds rows in the other format.
+        mend: damaged files are set aside, and `say` is told; else they are an error.
+        Raises SettingsError where the folder cannot be read, or holds something else.
         """
         rows: dict[str, Row] = {}
         for path in self._parts():
             try:
                 found = self._read(path, columns)
             except _DAMAGE as error:
+                if not mend:
+                    raise SettingsError(f"{path}: damaged ({error}); run what wrote it") from None
                 self._set_aside(path, error, say)
                 continue
-            for row in found:
-                rows.setdefault(row["id"], row)
+            rows |= {row["id"]: row for row in found}
         return rows
 
-    def drop(self, ids: Collection[str], say: Callable[[str], None] = lambda _: None) -> None:
-        """Takes rows out of the files that hold them; damaged files as of `standing`."""
-        gone = set(ids)
-        for path in self._parts() if gone else []:
+    def settle(self, say: Callable[[str], None] = lambda _: None) -> None:
+        """Of rows with one id keeps the one written last; a row goes when another stands for it."""
+        later: set[str] = set()
+        for path in reversed(self._parts()):
             try:
-                rows = self._read(path, self._columns)
+                names = [row["id"] for row in self._read(path, ["id"])]
+                if later.intersection(names):
+                    rows = self._read(path, self._columns)
+                    kept = [row for row in rows if row["id"] not in later]
+                    if kept:
+                        self._write(path.rpartition("/")[2], kept)
+                    else:
+                        self._system.delete_file(path)
             except _DAMAGE as error:
                 self._set_aside(path, error, say)
-                continue
-            kept = [row for row in rows if row["id"] not in gone]
-            if not kept:
-                self._system.delete_file(path)
-            elif len(kept) < len(rows):
-                self._write(path.rpartition("/")[2], kept)
+            else:
+                later.update(names)
 
     # -- what comes
 
@@ -123,20 +132,34 @@ class Results:
         return sorted(name for name in names if name.endswith(f".{self._format}"))
 
     def _read(self, path: str, columns: Collection[str]) -> list[Row]:
-        with self._system.open_input_file(path) as file:
-            content = file.read()
+        try:
+            with self._system.open_input_file(path) as file:
+                content = file.read()
+        except OSError as error:  # no damage: a disk or a store that cannot be reached
+            line = " ".join(str(error).split())
+            raise SettingsError(f"{path}: cannot be read ({line})", code="disk") from None
         if self._format == "jsonl":
             *lines, rest = content.decode().split("\n")
             if rest or not lines:
                 raise ValueError("it does not end with a whole line")
-            found = [{name: row[name] for name in columns} for row in map(json.loads, lines)]
-            if not all(isinstance(row["id"], str) for row in found):
-                raise ValueError("an id is no text")
-            return found
+            rows: list[Row] = [json.loads(line) for line in lines]
+            if not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
+                raise ValueError("a line is no row")
+            self._check(path, columns, rows[0])
+            return [{name: row[name] for name in columns} for row in rows]
         import pyarrow.parquet as pq
 
-        rows: list[Row] = pq.read_table(io.BytesIO(content), columns=list(columns)).to_pylist()
+        file = pq.ParquetFile(io.BytesIO(content))
+        self._check(path, columns, file.schema_arrow.names)
+        rows = file.read(list(columns)).to_pylist()
         return rows
+
+    def _check(self, path: str, columns: Collection[str], there: Collection[str]) -> None:
+        missing = [name for name in columns if name not in there]
+        if missing:
+            raise SettingsError(
+                f"{path}: rows of another kind (no {', '.join(missing)}): give another folder"
+            )
 
     def _write(self, name: str, rows: list[Row]) -> None:
         if self._format == "jsonl":

@@ -53,7 +53,7 @@ class Row:
             return ""
         if not str(value).strip():
             self.wrong(f"{name} is empty")
-        return str(value).strip()
+        return self._valid(name, str(value).strip())
 
     def texts(self, name: str) -> Texts:
         """A list of texts, none of them empty."""
@@ -64,7 +64,15 @@ class Row:
             return ()
         if not all(value.strip() for value in values):
             self.wrong(f"{name}: one of them is empty")
-        return tuple(value.strip() for value in values)
+        return tuple(self._valid(name, value.strip()) for value in values)
+
+    def _valid(self, name: str, value: str) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # JSON may spell half a character
+            self.wrong(f"{name} is not valid UTF-8")
+            return ""
+        return value
 
     def number(self, name: str) -> float | None:
         """A finite number, or None where there is none."""

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pickle
+import signal
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -118,6 +119,9 @@ class Stage:
             stage = "decode" if isinstance(error, VideoError) else self.name
             return Failed(work, stage, error.code, str(error))
         except Exception as error:  # one video's trouble is never the job's
+            if "CUDA error" in str(error):
+                # From here on every video would fail: a new actor takes over, with this one first.
+                os.kill(os.getpid(), signal.SIGKILL)
             memory = "memory" in type(error).__name__.lower() or "can't allocate" in str(error)
             code = "out_of_memory" if memory else "unexpected"
             line = " ".join(str(error).split())[:500]
