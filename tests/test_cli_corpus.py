@@ -1,0 +1,99 @@
+"""`vzvideo batch` and `index` as they are typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.video import clips
+from vzvideo import estimate
+from vzvideo.config import Settings
+from vzvideo.errors import SettingsError
+from vzvideo.manifest import Task
+from vzvideo.video.guarded import Guard
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vzvideo.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env=os.environ | {"RAY_ADDRESS": "local"},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    clips.write(clips.KINDS[0], tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").write_text("no video")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("batch --out x", "give a manifest, or --videos with --ask"),
+        ("batch m.csv --videos . --ask Who? --out x", "give a manifest, or --videos with --ask"),
+        ("batch --videos . --out x", "--videos and --ask go together"),
+        ("batch m.csv --ask Who? --out x", "--videos and --ask go together"),
+        ("batch nowhere.csv --out x", "nowhere.csv: No such file"),
+        ("batch m.txt --out x", ".jsonl, .csv or .parquet is needed"),
+        ("batch --videos {folder} --ask Who?", "--out: say where the answers go"),
+        ("batch --videos {folder} --ask Who? --format xml --out x", "parquet or jsonl"),
+        ("batch --videos {folder}/*.avi --ask Who? --out x", "no video there"),
+        ("index --out x", "which videos"),
+        ("index --videos {folder}", "--out: say where the tokens go"),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments: str, line: str, folder: Path) -> None:
+    (folder / "m.txt").touch()
+    done = run(*arguments.format(folder=folder).split())
+    assert done.returncode == 1
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert not Path("x").exists()
+
+
+def test_a_job_with_a_failure_says_so_in_json_too(folder: Path, checkpoint: Path) -> None:
+    done = run(
+        "batch", "--videos", str(folder), "--ask", "Who?", "--out", str(folder / "out"), "--model",
+        str(checkpoint), "--tokens-per-frame", "5", "--frames", "2", "--max-new-tokens", "2",
+        "--format", "jsonl", "--json",
+    )  # fmt: skip
+    assert done.returncode == 1
+    summary = json.loads(done.stdout)
+    assert (summary["rows"], summary["done"], summary["kept"]) == (2, 2, 0)
+    assert summary["failed"] == {"decode:invalid": 1}
+    lines = [line for file in (folder / "out").glob("*.jsonl") for line in file.open()]
+    rows = {row["id"]: row for row in map(json.loads, lines)}
+    assert rows[f"{folder / 'b.mp4'}#1"]["error"] == "decode:invalid"
+    assert rows[f"{folder / 'a.mp4'}#1"]["answer"] is not None
+    assert done.stderr.strip().startswith("2 rows: 1 good, 1 failed (decode:invalid 1); 0 were")
+
+
+def test_an_estimate_adds_up_what_a_job_would_take(folder: Path, checkpoint: Path) -> None:
+    settings = Settings(model=str(checkpoint), tokens_per_frame=5, frames=4, max_new_tokens=7)
+    tasks = [
+        Task(str(folder / "a.mp4"), None, None, (("1", "Who?"), ("2", "Where?"))),
+        Task(str(folder / "a.mp4"), 1.0, 3.0, (("3", "Who?"),)),
+        Task(str(folder / "b.mp4"), None, None, (("4", "Who?"),)),
+        Task(str(folder / "a.mp4"), 100.0, None, (("5", "Who?"),)),
+    ]
+    found = estimate.estimate(tasks, settings, Guard(), say=lambda _: None)
+    assert (found.videos, found.questions) == (2, 5)
+    assert found.hours == pytest.approx((6.0 + 2.0) / 3600)
+    assert (found.frames, found.tokens_before, found.tokens) == (8, 8 * 17, 8 * 5)
+    assert found.answers == 3 * 7
+    assert found.unreadable.total() == 2
+    assert found.unreadable["invalid"] == 1
+    assert found.operations > 0
+    assert "2 videos cannot be read" in str(found)
+    with pytest.raises(SettingsError, match="one try"):
+        Guard(tries=0)
