@@ -48,7 +48,11 @@ def test_the_docstring_tells_of_every_setting() -> None:
     assert told == {field.name for field in dataclasses.fields(Settings)}
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+JOBS = ("cluster.yaml", "corpus.yaml")  # these are for Ray and for `pipelines.ask_corpus`
+SETTINGS = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.name not in JOBS]
+
+
+@pytest.mark.parametrize("path", SETTINGS, ids=lambda path: path.name)
 def test_every_shipped_file_loads(path: Path) -> None:
     content = yaml.safe_load(path.read_text())
     settings = dataclasses.asdict(config.load(path))

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import vzvideo
@@ -339,7 +340,7 @@ def _changed(row: dict[str, Any], wanted: dict[str, Any], retry_failed: bool) ->
     if row["error"] and retry_failed:
         return "error"
     for name in ("settings", "question", "start_s", "end_s"):
-        if row.get(name) != wanted.get(name if name in row else ""):
+        if name in row and row[name] != wanted[name]:
             return name
     if row["version"] != wanted["version"]:
         # A video that cannot be looked at now may well be the one that was.
@@ -385,6 +386,8 @@ def _planner(settings: Settings, say: Say) -> VideoQA:
     """The model without its weights; it is fetched here first, so that trouble shows at once."""
     from vzvideo import qa
 
+    if not (find_spec("ray") and find_spec("pyarrow")):
+        raise SettingsError("Ray and pyarrow are needed for this: pip install 'vzvideo[corpus]'")
     planner = qa.load(settings=settings.replace(cache=False), say=say, part="outline")
     # What "auto" means is decided once, here, and not on every node.
     folder = os.path.isdir(planner.name)
@@ -510,10 +513,8 @@ def _pool(stage: type[Stage], planner: VideoQA, *arguments: Any) -> _Pool:
 @contextmanager
 def _ray(say: Say) -> Iterator[None]:
     """A Ray to work on: the one that is there, which is left as it was, or one of our own."""
-    try:
-        import ray
-    except ImportError:
-        raise SettingsError("Ray is not installed: pip install 'vzvideo[corpus]'") from None
+    import ray
+
     if ray.is_initialized():
         yield
         return
