@@ -59,8 +59,6 @@ def batch(
         raise SettingsError("what to ask: give a manifest, or --videos with --ask")
     if (videos is None) != (not questions):
         raise SettingsError("--videos and --ask go together; a manifest brings its own questions")
-    if file_format not in ("parquet", "jsonl"):
-        raise SettingsError(f"format {file_format!r}: parquet or jsonl")
     tasks = manifests.find(videos, questions or ()) if videos else manifests.read(str(manifest))
     guard = Guard(video_deadline, decode_gib, tries)
     if dry_run:
