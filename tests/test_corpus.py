@@ -20,7 +20,7 @@ import pytest
 
 import vzvideo
 from tests.video import clips
-from vzvideo import corpus, manifest
+from vzvideo import corpus, flow, manifest
 from vzvideo.config import Settings
 from vzvideo.errors import BudgetError, SettingsError, VzVideoError
 from vzvideo.manifest import Task
@@ -259,7 +259,7 @@ def test_a_video_that_kills_its_actor_becomes_a_failure(
     cluster: Any, videos: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus, "Answer", Deadly)
-    monkeypatch.setattr(corpus, "_RETRIES", 0)
+    monkeypatch.setattr(flow, "_RETRIES", 0)
     monkeypatch.setattr(corpus, "_PASSES", 2)
     tasks = tasks_of(videos, ("0.mp4", "1.mp4", "2.mkv"))
     summary = corpus.ask(tasks, str(tmp_path / "out"), settings)

@@ -1,4 +1,4 @@
-"""Many questions of many videos, on one machine or a cluster: the only file that imports ray.
+"""Many questions of many videos, on one machine or a cluster.
 
 Three pools of actors, made of what `VideoQA` is made of: one decodes, one encodes, one answers.
 Ray Data moves the videos through them and holds back where one is slower. The driver alone writes:
@@ -10,14 +10,11 @@ Every row of the input ends as a row of the output, with an answer or with an er
 from __future__ import annotations
 
 import json
-import logging
 import os
-import pickle
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
@@ -26,6 +23,7 @@ import vzvideo
 from vzvideo import storage
 from vzvideo.config import Settings
 from vzvideo.errors import SettingsError, VzVideoError
+from vzvideo.flow import Pool, Trouble, connected, moved
 from vzvideo.manifest import Task, merged
 from vzvideo.models import weights
 from vzvideo.results import Format, Results
@@ -36,10 +34,7 @@ from vzvideo.video.guarded import Guard
 if TYPE_CHECKING:
     from vzvideo.qa import VideoQA
 
-OBJECT_STORE_GIB = 2.0  # of a Ray that is started here; frames on their way lie there
 _PASSES = 3  # how often what an actor or a node took with it is tried again
-_MOST_ACTORS = 1000  # of a pool
-_RETRIES = 5  # of a task whose actor died, within one pass
 _AFTER_S, _AT_MOST_S = 2.0, 60.0  # what was answered is written after a fiftieth of the time so far
 _NOT_SETTINGS = ("vzvideo", "dtype", "start_s", "end_s")
 
@@ -184,7 +179,7 @@ def index(
         )
         works += work
         hopeless += failed
-    stages = [*_encoding(planner, guard or Guard()), _Pool(Keep, (out,), cpus=0.05)]
+    stages = [*_encoding(planner, guard or Guard()), Pool(Keep, (out,), cpus=0.05)]
 
     def rows(item: Kept | Failed) -> list[dict[str, Any]]:
         ((name, _),) = item.work.task.asked
@@ -194,12 +189,6 @@ def index(
         return [row | item.facts | {"file": item.file}]
 
     return job.run(works, hopeless, stages, rows, retry_failed, progress, say)
-
-
-class _Trouble(VzVideoError):
-    """Ray gave up, or an actor could not be set up."""
-
-    code = "ray"
 
 
 class _Job:
@@ -238,7 +227,7 @@ class _Job:
         self,
         works: list[Work],
         hopeless: list[Failed],
-        stages: list[_Pool],
+        stages: list[Pool],
         rows: Callable[[Any], list[dict[str, Any]]],
         retry_failed: bool,
         progress: Callable[[Progress], None] | None,
@@ -264,11 +253,11 @@ class _Job:
             left = (_without(work, standing) for work in works)
             waiting = {work.task.place: work for work in left if work.task.asked}
             meter = _Meter(progress)
-            with _ray(say) if waiting else nullcontext():
+            with connected(say) if waiting else nullcontext():
                 for number in range(_PASSES if waiting else 0):
                     before, trouble = len(waiting), None
                     # What comes again may kill: alone in its actor it takes no other with it.
-                    flow = _flow(list(waiting.values()), stages, 1 if number else None)
+                    flow = moved(list(waiting.values()), stages, 1 if number else None)
                     try:
                         for item in flow:
                             if not waiting.pop(item.work.task.place, None):
@@ -279,7 +268,7 @@ class _Job:
                                 results.flush()
                                 written = now
                             meter.tell(summary, len(waiting))
-                    except _Trouble as error:
+                    except Trouble as error:
                         if not number and before == len(waiting):
                             raise  # no actor ever worked: not a matter of single videos
                         trouble = error
@@ -481,142 +470,16 @@ def _index(tokens: str, planner: VideoQA) -> dict[Any, _Stored]:
     return found
 
 
-# -- Ray
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """A stage and what an actor of it takes; memory in bytes."""
-
-    stage: type[Stage]
-    arguments: tuple[Any, ...]
-    cpus: float
-    gpus: float = 0.0
-    memory: float = 0.0
-
-
-def _encoding(planner: VideoQA, guard: Guard) -> list[_Pool]:
+def _encoding(planner: VideoQA, guard: Guard) -> list[Pool]:
     compression = planner.recipe().compression
     return [
-        _Pool(Decode, (guard,), cpus=1.0),
+        Pool(Decode, (guard,), cpus=1.0),
         _pool(Encode, planner, planner.settings, compression),
     ]
 
 
-def _pool(stage: type[Stage], planner: VideoQA, *arguments: Any) -> _Pool:
-    """A pool that holds half a model; where there are GPUs `_flow` gives it its share."""
+def _pool(stage: type[Stage], planner: VideoQA, *arguments: Any) -> Pool:
+    """A pool that holds half a model; where there are GPUs `flow` gives it its share."""
     card = planner.card
     share = card.encode_gpu if stage is Encode else card.answer_gpu
-    return _Pool(stage, arguments, cpus=1.0, gpus=share, memory=2e6 * card.disk_mb)
-
-
-@contextmanager
-def _ray(say: Say) -> Iterator[None]:
-    """A Ray to work on: the one that is there, which is left as it was, or one of our own."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is called home
-    debug = bool(os.environ.get("VZVIDEO_DEBUG"))
-    if not debug:  # of arguments that lie in the object store as they should
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    quiet: Any = {"log_to_driver": debug}
-    quiet["logging_level"] = logging.INFO if debug else logging.ERROR
-    # What its libraries print as they start is of no use to anyone; errors come as exceptions.
-    with nullcontext() if debug else _silenced(2):
-        address = os.environ.get("RAY_ADDRESS", "")
-        joined = address != "local"
-        try:
-            if joined:
-                ray.init(address=address or "auto", **quiet)
-        except ConnectionError:
-            if address:  # whoever names a cluster wants no other
-                raise _Trouble(f"RAY_ADDRESS={address}: no Ray cluster answers there") from None
-            joined = False
-        if not joined:
-            store = int(OBJECT_STORE_GIB * (1 << 30))
-            ray.init(address="local", object_store_memory=store, include_dashboard=False, **quiet)
-    if joined:
-        cpus = ray.cluster_resources().get("CPU", 0)
-        say(f"on the Ray cluster that is running: {len(ray.nodes())} nodes, {cpus:g} CPUs")
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _silenced(descriptor: int) -> Iterator[None]:
-    """Whatever is written to a file descriptor meanwhile goes nowhere."""
-    kept = os.dup(descriptor)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), descriptor)
-    try:
-        yield
-    finally:
-        os.dup2(kept, descriptor)
-        os.close(kept)
-
-
-def _flow(works: Sequence[Work], stages: Sequence[_Pool], in_flight: int | None) -> Iterator[Any]:
-    """Moves works through the pools and gives what comes out, in any order.
-
-    Some may get lost where actors or nodes die; whoever asked knows which. Raises VzVideoError
-    where Ray gives up. in_flight: videos an actor has at hand; None for as many as Ray finds best.
-    """
-    import ray
-    from ray.data import ActorPoolStrategy, DataContext
-
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.max_consecutive_actor_init_deaths = 3  # one bad node is not the end
-    context.max_errored_blocks = -1  # a lost block is a few rows to do again, no end of the job
-    if not os.environ.get("VZVIDEO_DEBUG"):
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    resources = ray.cluster_resources()
-    gpus = resources.get("GPU", 0.0)
-    items = [{"item": pickle.dumps(work, protocol=5)} for work in works]
-    # A block a video: what is done is out of the pipeline at once.
-    data: Any = ray.data.from_items(items, override_num_blocks=len(items))
-    # Every pool must get its first actor, also where a node has one core for all of them.
-    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    shares = [1 / n for n in range(1, len(stages) + 1)]
-    share = next(
-        (s for s in shares if sum(int(cores / s + 1e-9) for cores in nodes) >= len(stages)),
-        shares[-1],
-    )
-    for pool in stages:
-        on_gpu = gpus > 0 and pool.gpus > 0
-        each = 0.1 if on_gpu else min(pool.cpus, share)
-        # A cluster may grow: what there is of it now is no limit, except for what shares GPUs.
-        most = max(1, int(gpus)) if on_gpu else _MOST_ACTORS
-        # Ray would for ever try again what kills its actor. These two are about to get names of
-        # their own (2.64), hence the warning.
-        retries: Any = {"max_restarts": -1, "max_task_retries": _RETRIES}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            data = data.map_batches(
-                pool.stage,
-                fn_constructor_args=pool.arguments,
-                batch_size=1,
-                compute=ActorPoolStrategy(
-                    min_size=1,
-                    max_size=min(most, len(items)),
-                    max_tasks_in_flight_per_actor=in_flight,
-                ),
-                num_cpus=each,
-                num_gpus=pool.gpus if on_gpu else None,
-                memory=None if on_gpu else pool.memory or None,
-                **retries,
-            )
-    try:
-        for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
-            for item in batch["item"]:
-                yield pickle.loads(item)
-    except ray.exceptions.RayError as error:
-        last = str(error).strip().splitlines()[-1][:400]  # behind the traceback
-        ours = last.startswith("vzvideo.errors.")
-        line = last.partition(": ")[2] if ours else f"Ray: {type(error).__name__}: {last}"
-        raise _Trouble(line) from error
+    return Pool(stage, arguments, cpus=1.0, gpus=share, memory=2e6 * card.disk_mb)

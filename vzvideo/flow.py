@@ -1,0 +1,151 @@
+"""Works moved through pools of actors, on whatever Ray there is: the only file that imports ray.
+
+Knows nothing of videos, nor of what becomes of that which comes out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from vzvideo.errors import VzVideoError
+from vzvideo.stages import Stage, Work
+
+OBJECT_STORE_GIB = 2.0  # of a Ray that is started here; frames on their way lie there
+_MOST_ACTORS = 1000  # of a pool
+_RETRIES = 5  # of a task whose actor died, within one pass
+
+
+class Trouble(VzVideoError):
+    """Ray gave up, or an actor could not be set up."""
+
+    code = "ray"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A stage and what an actor of it takes; memory in bytes."""
+
+    stage: type[Stage]
+    arguments: tuple[Any, ...]
+    cpus: float
+    gpus: float = 0.0
+    memory: float = 0.0
+
+
+@contextmanager
+def connected(say: Callable[[str], None]) -> Iterator[None]:
+    """A Ray to work on: the one that is there, which is left as it was, or one of our own."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is called home
+    debug = bool(os.environ.get("VZVIDEO_DEBUG"))
+    if not debug:  # of arguments that lie in the object store as they should
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    quiet: Any = {"log_to_driver": debug}
+    quiet["logging_level"] = logging.INFO if debug else logging.ERROR
+    # What its libraries print as they start is of no use to anyone; errors come as exceptions.
+    with nullcontext() if debug else _silenced(2):
+        address = os.environ.get("RAY_ADDRESS", "")
+        joined = address != "local"
+        try:
+            if joined:
+                ray.init(address=address or "auto", **quiet)
+        except ConnectionError:
+            if address:  # whoever names a cluster wants no other
+                raise Trouble(f"RAY_ADDRESS={address}: no Ray cluster answers there") from None
+            joined = False
+        if not joined:
+            store = int(OBJECT_STORE_GIB * (1 << 30))
+            ray.init(address="local", object_store_memory=store, include_dashboard=False, **quiet)
+    if joined:
+        cpus = ray.cluster_resources().get("CPU", 0)
+        say(f"on the Ray cluster that is running: {len(ray.nodes())} nodes, {cpus:g} CPUs")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _silenced(descriptor: int) -> Iterator[None]:
+    """Whatever is written to a file descriptor meanwhile goes nowhere."""
+    kept = os.dup(descriptor)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)
+
+
+def moved(works: Sequence[Work], stages: Sequence[Pool], in_flight: int | None) -> Iterator[Any]:
+    """Moves works through the pools and gives what comes out, in any order.
+
+    Some may get lost where actors or nodes die; whoever asked knows which. Raises VzVideoError
+    where Ray gives up. in_flight: videos an actor has at hand; None for as many as Ray finds best.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_consecutive_actor_init_deaths = 3  # one bad node is not the end
+    context.max_errored_blocks = -1  # a lost block is a few rows to do again, no end of the job
+    if not os.environ.get("VZVIDEO_DEBUG"):
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    resources = ray.cluster_resources()
+    gpus = resources.get("GPU", 0.0)
+    items = [{"item": pickle.dumps(work, protocol=5)} for work in works]
+    # A block a video: what is done is out of the pipeline at once.
+    data: Any = ray.data.from_items(items, override_num_blocks=len(items))
+    # Every pool must get its first actor, also where a node has one core for all of them.
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    shares = [1 / n for n in range(1, len(stages) + 1)]
+    share = next(
+        (s for s in shares if sum(int(cores / s + 1e-9) for cores in nodes) >= len(stages)),
+        shares[-1],
+    )
+    for pool in stages:
+        on_gpu = gpus > 0 and pool.gpus > 0
+        each = 0.1 if on_gpu else min(pool.cpus, share)
+        # A cluster may grow: what there is of it now is no limit, except for what shares GPUs.
+        most = max(1, int(gpus)) if on_gpu else _MOST_ACTORS
+        # Ray would for ever try again what kills its actor. These two are about to get names of
+        # their own (2.64), hence the warning.
+        retries: Any = {"max_restarts": -1, "max_task_retries": _RETRIES}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            data = data.map_batches(
+                pool.stage,
+                fn_constructor_args=pool.arguments,
+                batch_size=1,
+                compute=ActorPoolStrategy(
+                    min_size=1,
+                    max_size=min(most, len(items)),
+                    max_tasks_in_flight_per_actor=in_flight,
+                ),
+                num_cpus=each,
+                num_gpus=pool.gpus if on_gpu else None,
+                memory=None if on_gpu else pool.memory or None,
+                **retries,
+            )
+    try:
+        for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+            for item in batch["item"]:
+                yield pickle.loads(item)
+    except ray.exceptions.RayError as error:
+        last = str(error).strip().splitlines()[-1][:400]  # behind the traceback
+        ours = last.startswith("vzvideo.errors.")
+        line = last.partition(": ")[2] if ours else f"Ray: {type(error).__name__}: {last}"
+        raise Trouble(line) from error
