@@ -1,0 +1,168 @@
+"""The method carried on in time: a stream of any length within a fixed number of tokens.
+
+What was seen just now is remembered as it was zipped; what lies far back is zipped again, across
+neighbouring moments, until a moment is about as long as it is long ago. The paper has nothing of
+this: it is ours. Everything here is a pure function or a frozen value. K tokens of D channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LEAST_CHANGE = 0.02  # two moments alike to the last bit still tell that time went by
+_OTHER_ROLE = 2.0  # taken off a similarity, of which the largest is 1
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """What is remembered of a stretch of time: K tokens in the order they were first seen.
+
+    features (K, D); role (K,) and patch (K,): labels that each token keeps.
+    pts_s (K,) float64: when what a token stands for was first seen.
+    weight (K,) float32: of how many tokens it is the mean.
+    start_s, end_s: the stretch; nothing is left out between one moment's end and the next's start.
+    """
+
+    features: Tensor
+    role: Tensor
+    patch: Tensor
+    pts_s: Tensor
+    weight: Tensor
+    start_s: float
+    end_s: float
+
+    TENSORS: ClassVar = ("features", "role", "patch", "pts_s", "weight")
+
+    def __len__(self) -> int:
+        return len(self.role)
+
+
+def joined(earlier: Moment, later: Moment, keep: int) -> Moment:
+    """Two neighbouring moments as one of `keep` tokens, or of all where they are fewer."""
+    both = {
+        name: torch.cat([getattr(earlier, name), getattr(later, name)]) for name in Moment.TENSORS
+    }
+    return rezipped(Moment(**both, start_s=earlier.start_s, end_s=later.end_s), keep)
+
+
+def rezipped(moment: Moment, keep: int) -> Moment:
+    """A moment in at most `keep` tokens: again and again the two most alike become their mean.
+
+    Alike is the cosine of their features. How much a token stands for counts for the mean but not
+    for the choice: what was there for a second survives beside what was there for an hour, as long
+    as it is different. A token of one role goes into one of another only where nothing else is
+    left; the earlier token's place, time and patch stay.
+    """
+    count = len(moment)
+    if count <= keep:
+        return moment
+    role, weight = moment.role.clone(), moment.weight.clone()
+    summed = moment.features.float() * weight[:, None]
+    unit = F.normalize(summed, dim=-1)
+    alike = unit @ unit.T - _OTHER_ROLE * (role[:, None] != role)
+    alike.masked_fill_(torch.ones_like(alike, dtype=torch.bool).tril(), -torch.inf)
+    gone = torch.zeros(count, dtype=torch.bool)
+    for _ in range(count - keep):
+        first, second = divmod(int(alike.argmax()), count)  # of equals the earliest
+        gone[second] = True
+        alike[second], alike[:, second] = -torch.inf, -torch.inf
+        summed[first] += summed[second]
+        weight[first] += weight[second]
+        role[first] = torch.minimum(role[first], role[second])
+        unit[first] = F.normalize(summed[first], dim=0)
+        row = unit @ unit[first] - _OTHER_ROLE * (role != role[first])
+        row[gone] = -torch.inf
+        alike[first, first + 1 :], alike[:first, first] = row[first + 1 :], row[:first]
+    left = ~gone
+    features = (summed / weight[:, None]).to(moment.features.dtype)
+    return Moment(
+        features[left], role[left], moment.patch[left], moment.pts_s[left], weight[left],
+        moment.start_s, moment.end_s,
+    )  # fmt: skip
+
+
+def change(earlier: Moment, later: Moment) -> float:
+    """How much two moments differ, 0..2: 1 - cosine of each token with the nearest of the other."""
+    alike = F.normalize(earlier.features.float(), dim=-1) @ F.normalize(
+        later.features.float(), dim=-1
+    ).T
+    nearest = torch.cat([alike.amax(dim=0), alike.amax(dim=1)])
+    return float((1 - nearest).mean().clamp(min=0))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Moments of a stream, never more than `budget` tokens of them.
+
+    moments: in time order. changes: how much each differs from the one behind it.
+
+    Of all neighbours those two become one that are short for their age (their length, divided by
+    how long ago they began) and alike. So there are about as many moments in the last ten seconds
+    as between ten and a hundred seconds ago, and their number, and with it the cost of one more
+    frame, does not depend on how long the stream has run.
+    """
+
+    budget: int
+    moments: tuple[Moment, ...] = ()
+    changes: tuple[float, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.moments))
+
+    @property
+    def start_s(self) -> float:
+        return self.moments[0].start_s
+
+    @property
+    def end_s(self) -> float:
+        return self.moments[-1].end_s
+
+    def add(self, moment: Moment) -> Memory:
+        """With one more moment, behind all others; ValueError where it is not."""
+        if self.moments and moment.start_s < self.end_s:
+            raise ValueError(f"a moment at {moment.start_s} s, behind one that ends {self.end_s} s")
+        moments, changes = [*self.lasting(moment.start_s).moments, moment], [*self.changes]
+        if len(moments) > 1:
+            changes.append(change(moments[-2], moment))
+        tokens = self.tokens + len(moment)
+        while tokens > self.budget:
+            tokens -= _shrink(moments, changes, self.budget)
+        return Memory(self.budget, tuple(moments), tuple(changes))
+
+    def lasting(self, until_s: float) -> Memory:
+        """The last moment goes on until then: nothing has changed."""
+        if not self.moments or until_s <= self.end_s:
+            return self
+        last = replace(self.moments[-1], end_s=until_s)
+        return replace(self, moments=(*self.moments[:-1], last))
+
+    def between(self, since_s: float, until_s: float) -> tuple[Moment, ...]:
+        """The moments of which some part lies in the window, its ends counted."""
+        return tuple(m for m in self.moments if m.end_s >= since_s and m.start_s <= until_s)
+
+
+def _shrink(moments: list[Moment], changes: list[float], budget: int) -> int:
+    """Makes two neighbours one, or one that is too large smaller; returns the tokens saved."""
+    if len(moments) == 1:
+        before = len(moments[0])
+        moments[0] = rezipped(moments[0], budget)
+        return before - len(moments[0])
+    starts = np.array([moment.start_s for moment in moments[:-1]])
+    ends = np.array([moment.end_s for moment in moments[1:]])
+    age_s = np.maximum(moments[-1].end_s - starts, np.finfo(float).tiny)
+    at = int(np.argmin((ends - starts) / age_s * (_LEAST_CHANGE + np.array(changes))))
+    pair = moments[at : at + 2]
+    made = joined(*pair, keep=max(map(len, pair)))
+    moments[at : at + 2] = [made]
+    del changes[at]
+    for place in (at - 1, at):
+        if 0 <= place < len(changes):
+            changes[place] = change(moments[place], moments[place + 1])
+    return sum(map(len, pair)) - len(made)
