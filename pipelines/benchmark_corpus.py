@@ -74,16 +74,23 @@ def timed_job(tasks: list[Task], settings: Settings, **more: Any) -> dict[str, f
 
 
 @contextmanager
-def cluster(nodes: Sequence[float]) -> Iterator[Any]:
-    """Nodes of so many cores on this machine, and this process connected to them."""
+def cluster(nodes: Sequence[float], *, pinned: bool = False) -> Iterator[Any]:
+    """Nodes of so many cores on this machine, and this process connected to them.
+
+    pinned: each node gets a core of this machine to itself; Ray's own count of cores binds nobody.
+    """
     import ray
     from ray.cluster_utils import Cluster
 
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     args: list[Any] = [{"num_cpus": cpus, "object_store_memory": STORE} for cpus in nodes]
-    made = Cluster(initialize_head=True, head_node_args=args[0])
-    for each in args[1:]:
+    everywhere = os.sched_getaffinity(0)
+    made = Cluster()
+    for number, each in enumerate(args):
+        if pinned:  # what is started now inherits it
+            os.sched_setaffinity(0, {sorted(everywhere)[number]})
         made.add_node(**each)
+    os.sched_setaffinity(0, everywhere)
     paths = {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
     ray.init(address=made.address, runtime_env={"env_vars": paths}, log_to_driver=False)
     try:
@@ -125,7 +132,7 @@ def nodes(videos: list[Path], settings: Settings) -> dict[str, Any]:
     tasks = tasks_of(videos, 6 * len(videos), QUESTIONS[:1])
     found: dict[str, Any] = {}
     for cores in ((1.0,), (1.0, 1.0)):
-        with cluster(cores):
+        with cluster(cores, pinned=True):
             found[f"{len(cores)} nodes"] = timed_job(tasks, settings)
     found["gain"] = found["2 nodes"]["videos_per_s"] / found["1 nodes"]["videos_per_s"]
     return found
@@ -154,12 +161,15 @@ def bound(videos: list[Path], settings: Settings) -> dict[str, Any]:
             store.append(STORE - free)
             resident.append(sum(_resident(process) for process in _family()))
 
-    with cluster([os.cpu_count() or 1]):
+    with tempfile.TemporaryDirectory() as folder, cluster([os.cpu_count() or 1]):
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
             shortest = min(videos, key=lambda path: path.stat().st_size)
-            job = timed_job(tasks_of([shortest], 2000, QUESTIONS[:1]), settings)
+            links = [Path(folder, f"{number}{shortest.suffix}") for number in range(2000)]
+            for link in links:
+                link.symlink_to(shortest.resolve())
+            job = timed_job(tasks_of(links, len(links), QUESTIONS[:1]), settings)
         finally:
             over.set()
             watcher.join()

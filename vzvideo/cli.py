@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vzvideo import cli_corpus
+from vzvideo import cli_corpus, cli_stream
 from vzvideo.cli_options import ANSWERING, Json, progress_bars, say, with_settings
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
 
@@ -266,6 +266,7 @@ def _print_scores(scores: list[Score]) -> None:
 
 app.command()(cli_corpus.batch)
 app.command()(cli_corpus.index)
+app.command()(cli_stream.watch)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -28,6 +28,9 @@ from vzvideo.types import Answer, VisualTokens
 from vzvideo.video import sampling
 from vzvideo.video.frames import frames_of
 from vzvideo.video.reader import check_file, no_frames
+
+if TYPE_CHECKING:
+    from vzvideo.stream import Policy, Stream
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 Source = str | Path | VisualTokens
@@ -356,6 +359,35 @@ class VideoQA:
         """A conversation about one video; later questions do not pay for it again."""
         encoded = self.encode_timed(source, progress=progress, **changes)
         return Chat(self, encoded, self.settings.replace(**changes))
+
+    def stream(
+        self,
+        *,
+        budget: int | None = None,
+        queue: int = 32,
+        policy: Policy = "block",
+        tolerance: float = 0.04,
+        restore: str | Path | None = None,
+        **changes: Any,
+    ) -> Stream:
+        """Video that goes on for as long as it likes, to be asked at any moment.
+
+        Args:
+            budget: tokens that may be remembered; None for 2048, or what the model has room for.
+            queue: frames that may wait for the encoder.
+            policy: where more come: "block" makes whoever brings them wait, "drop_oldest" and
+                "drop_newest" leave some out, and count them.
+            tolerance: frames of which no part differs by more (0..1) from the last that was
+                encoded are not encoded; 0 for only those that are equal.
+            restore: a file that `Stream.save` wrote, to go on from.
+            changes: settings (`fps=2.0`, `tokens_per_frame=9`, `max_new_tokens=32`, ...).
+        """
+        from vzvideo import stream  # which stands a floor above
+
+        return stream.Stream(
+            self, budget=budget, queue=queue, policy=policy, tolerance=tolerance, restore=restore,
+            **changes,
+        )  # fmt: skip
 
     def read(self, tokens: VisualTokens) -> tuple[Prefix, float]:
         """What the language model knows after reading `tokens`, and the seconds it took.

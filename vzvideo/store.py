@@ -30,9 +30,12 @@ _BLOCKS, _BLOCK_BYTES = 64, 1 << 16
 _MOST_HEADER_BYTES = 1 << 27
 
 
-def save(tokens: VisualTokens, path: Path) -> None:
-    """Writes `tokens` to `path`, replacing what is there; TokenFileError where it cannot."""
-    tensors = {"features": tokens.features.detach().cpu().contiguous()}
+def save(tokens: VisualTokens, path: Path, more: Mapping[str, Tensor] | None = None) -> None:
+    """Writes `tokens` to `path`, replacing what is there; TokenFileError where it cannot.
+
+    more: tensors that `load_more` gives back.
+    """
+    tensors = {**(more or {}), "features": tokens.features.detach().cpu().contiguous()}
     for name in _ARRAYS:
         tensors[name] = torch.tensor(getattr(tokens, name))  # a copy: no two may share memory
     about = {
@@ -56,6 +59,11 @@ def save(tokens: VisualTokens, path: Path) -> None:
 
 def load(path: Path) -> VisualTokens:
     """Reads what `save` wrote, on the CPU; TokenFileError where it is damaged or something else."""
+    return load_more(path)[0]
+
+
+def load_more(path: Path) -> tuple[VisualTokens, dict[str, Tensor]]:
+    """As `load`, with what was saved beside the tokens."""
     try:
         with path.open("rb") as file:  # opened once: another process may replace it meanwhile
             metadata = _metadata(file)
@@ -69,13 +77,14 @@ def load(path: Path) -> VisualTokens:
             tensors = deserialize(file.read())
         if metadata["sha256"] != _digest(metadata["vzvideo"], tensors):
             raise ValueError("its checksum does not match")
-        return VisualTokens(
-            features=tensors["features"],
-            **{name: tensors[name].numpy() for name in _ARRAYS},
+        tokens = VisualTokens(
+            features=tensors.pop("features"),
+            **{name: tensors.pop(name).numpy() for name in _ARRAYS},
             grid=(about["grid"][0], about["grid"][1]),
             source=about["source"],
             settings=about["settings"],
         )
+        return tokens, tensors
     except FileNotFoundError:
         raise TokenFileError(f"{path}: no such file", code="not_found") from None
     except (SafetensorError, OSError, LookupError, ValueError, TypeError, RuntimeError) as error:

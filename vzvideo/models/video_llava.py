@@ -161,8 +161,14 @@ class VideoLlava:
     # -- reading
 
     @torch.inference_mode()
-    def read(self, tokens: VisualTokens) -> Prefix:
-        """The model reads a video, whatever will be asked of it: the prefill that is paid once."""
+    def read(
+        self, tokens: VisualTokens, known: tuple[VisualTokens, Prefix] | None = None
+    ) -> Prefix:
+        """The model reads a video, whatever will be asked of it: the prefill that is paid once.
+
+        known: other tokens and what was read of them; where both begin alike, that is not read
+            again. What is known stays as it was.
+        """
         if tokens.features.shape[1] != self.width:
             raise ModelError(
                 f"these tokens are {tokens.features.shape[1]} wide, the model wants {self.width}: "
@@ -173,11 +179,15 @@ class VideoLlava:
         self._check(len(before) + len(tokens) + 1)
         ids = torch.tensor([[*before, *[self.video_token] * len(tokens)]], device=self.device)
         projector = self.model.model.multi_modal_projector
-        features = tokens.features.to(self.device, self.model.dtype)
-        video = BaseModelOutputWithPooling(pooler_output=projector(features).unsqueeze(0))
         cache = DynamicCache(config=self.model.config.get_text_config())
+        alike = _alike(known[0].features, tokens.features[:-1]) if known else 0  # one is to be read
+        done = len(before) + alike if alike else 0
+        if known and alike:
+            cache = copy_cache(known[1].cache, length=done)
+        features = tokens.features[alike:].to(self.device, self.model.dtype)
+        video = BaseModelOutputWithPooling(pooler_output=projector(features).unsqueeze(0))
         self.model(
-            input_ids=ids,
+            input_ids=ids[:, done:],
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
@@ -401,15 +411,22 @@ class VideoLlava:
             )
 
 
-def copy_cache(cache: DynamicCache, rows: int = 1) -> DynamicCache:
-    """A cache of its own for each of `rows` rows, filled with what `cache` (one row) holds."""
+def copy_cache(cache: DynamicCache, rows: int = 1, length: int | None = None) -> DynamicCache:
+    """A cache of its own for each of `rows` rows, filled with what `cache` (one row) holds, or with
+    the first `length` tokens of that."""
     copied = DynamicCache()
     layer: Any
     for number, layer in enumerate(cache.layers):
-        copied.update(
-            layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), number
-        )
+        keys, values = layer.keys[..., :length, :], layer.values[..., :length, :]
+        copied.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
     return copied
+
+
+def _alike(one: Tensor, other: Tensor) -> int:
+    """How many rows (N, D) two tensors have in common at their beginning."""
+    count = min(len(one), len(other))
+    differ = (one[:count] != other[:count]).any(dim=1).nonzero()
+    return int(differ[0]) if len(differ) else count
 
 
 def _said(role: str, text: str) -> dict[str, Any]:

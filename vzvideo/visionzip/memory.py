@@ -7,6 +7,7 @@ this: it is ours. Everything here is a pure function or a frozen value. K tokens
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -26,7 +27,7 @@ class Moment:
     features (K, D); role (K,) and patch (K,): labels that each token keeps.
     pts_s (K,) float64: when what a token stands for was first seen.
     weight (K,) float32: of how many tokens it is the mean.
-    start_s, end_s: the stretch; nothing is left out between one moment's end and the next's start.
+    start_s, end_s: the stretch: when the first of it was seen and when the last.
     """
 
     features: Tensor
@@ -89,9 +90,10 @@ def rezipped(moment: Moment, keep: int) -> Moment:
 
 def change(earlier: Moment, later: Moment) -> float:
     """How much two moments differ, 0..2: 1 - cosine of each token with the nearest of the other."""
-    alike = F.normalize(earlier.features.float(), dim=-1) @ F.normalize(
-        later.features.float(), dim=-1
-    ).T
+    alike = (
+        F.normalize(earlier.features.float(), dim=-1)
+        @ F.normalize(later.features.float(), dim=-1).T
+    )
     nearest = torch.cat([alike.amax(dim=0), alike.amax(dim=1)])
     return float((1 - nearest).mean().clamp(min=0))
 
@@ -118,17 +120,18 @@ class Memory:
 
     @property
     def start_s(self) -> float:
-        return self.moments[0].start_s
+        return self.moments[0].start_s if self.moments else -math.inf
 
     @property
     def end_s(self) -> float:
-        return self.moments[-1].end_s
+        """Up to when anything is remembered; before the first moment, before all times."""
+        return self.moments[-1].end_s if self.moments else -math.inf
 
     def add(self, moment: Moment) -> Memory:
         """With one more moment, behind all others; ValueError where it is not."""
-        if self.moments and moment.start_s < self.end_s:
+        if moment.start_s < self.end_s:
             raise ValueError(f"a moment at {moment.start_s} s, behind one that ends {self.end_s} s")
-        moments, changes = [*self.lasting(moment.start_s).moments, moment], [*self.changes]
+        moments, changes = [*self.moments, moment], [*self.changes]
         if len(moments) > 1:
             changes.append(change(moments[-2], moment))
         tokens = self.tokens + len(moment)
@@ -144,8 +147,12 @@ class Memory:
         return replace(self, moments=(*self.moments[:-1], last))
 
     def between(self, since_s: float, until_s: float) -> tuple[Moment, ...]:
-        """The moments of which some part lies in the window, its ends counted."""
-        return tuple(m for m in self.moments if m.end_s >= since_s and m.start_s <= until_s)
+        """The moments of which some part lies in the window, its ends counted; where it lies
+        between two, the earlier: that is what was to be seen then."""
+        found = tuple(m for m in self.moments if m.end_s >= since_s and m.start_s <= until_s)
+        if found or not self.start_s <= until_s <= self.end_s:
+            return found
+        return tuple(m for m in self.moments if m.start_s <= until_s)[-1:]
 
 
 def _shrink(moments: list[Moment], changes: list[float], budget: int) -> int:
@@ -158,11 +165,11 @@ def _shrink(moments: list[Moment], changes: list[float], budget: int) -> int:
     ends = np.array([moment.end_s for moment in moments[1:]])
     age_s = np.maximum(moments[-1].end_s - starts, np.finfo(float).tiny)
     at = int(np.argmin((ends - starts) / age_s * (_LEAST_CHANGE + np.array(changes))))
-    pair = moments[at : at + 2]
-    made = joined(*pair, keep=max(map(len, pair)))
+    earlier, later = moments[at : at + 2]
+    made = joined(earlier, later, max(len(earlier), len(later)))
     moments[at : at + 2] = [made]
     del changes[at]
     for place in (at - 1, at):
         if 0 <= place < len(changes):
             changes[place] = change(moments[place], moments[place + 1])
-    return sum(map(len, pair)) - len(made)
+    return len(earlier) + len(later) - len(made)

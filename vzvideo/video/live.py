@@ -1,0 +1,331 @@
+"""Live sources: cameras, broadcasts, capture devices, standard input, and files at their own pace.
+
+Gives frames for as long as there are any, at times that only go forward, whatever the source does:
+goes away and comes back, loses packets, changes its size, starts its clock again. Knows nothing of
+models.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from vzvideo.errors import SettingsError, VideoError
+from vzvideo.video.reader import check_file, scaled
+
+Pixels = NDArray[np.uint8]
+
+_BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 30.0
+_DAMAGE_LIMIT = 500  # failed reads in a row, behind which the connection counts as lost
+_JITTER_S = 1.0  # a frame so little too late is left out; one later than that starts a new clock
+_GAP_S = 60.0  # a file's next frame may come so much later; beyond it the clock has jumped
+_DRIFT_S = 10.0  # so much faster than the wall's may a live source's clock run at once
+_CELLS = 32  # edge of a thumbnail
+
+
+class Clock:
+    """A source's timestamps as seconds that only go forward.
+
+    live: whether the time on the wall says how long a source was away.
+    """
+
+    def __init__(self, start_s: float, *, live: bool) -> None:
+        self.last_s: float | None = None
+        self._start_s, self._live = start_s, live
+        self._offset_s: float | None = None
+        self._step_s = 0.04
+        self._seen = 0.0
+
+    def restart(self) -> None:
+        """The source has been connected anew: what it says next has nothing to do with before."""
+        self._offset_s = None
+
+    def time(self, stamp_s: float | None) -> float | None:
+        """When a frame is shown; None for one to leave out."""
+        now = time.monotonic()
+        waited_s, self._seen = now - self._seen, now
+        if self.last_s is None:
+            shown_s = self._start_s
+        elif stamp_s is None:
+            shown_s = self.last_s + self._step_s
+        elif self._offset_s is None:
+            shown_s = self._onward(waited_s)
+        else:
+            shown_s = stamp_s + self._offset_s
+            ahead_s = shown_s - self.last_s
+            if -_JITTER_S < ahead_s <= 0:
+                return None
+            if ahead_s <= 0 or ahead_s > (waited_s + _DRIFT_S if self._live else _GAP_S):
+                shown_s = self._onward(waited_s)
+            else:
+                self._step_s = ahead_s
+        if stamp_s is not None:
+            self._offset_s = shown_s - stamp_s
+        self.last_s = shown_s
+        return shown_s
+
+    def _onward(self, waited_s: float) -> float:
+        assert self.last_s is not None
+        return self.last_s + max(self._step_s, waited_s if self._live else 0.0)
+
+
+class Live:
+    """A source that is read for as long as it lasts. One thread iterates, any may `close`.
+
+    Args:
+        source: an rtsp, http(s), udp, tcp or other URL that FFmpeg reads, a file, a capture device
+            (`/dev/video0`), or "-" for standard input.
+        fps: frames a second to give, of those there are; None for all.
+        size: shortest edge, in pixels, to which larger frames are scaled.
+        speed: for what has an end: 1.0 plays it as it was recorded, 2.0 twice as fast; None gives
+            frames as fast as they can be decoded.
+        deadline_s: how long a source may say nothing before it counts as gone.
+        start_s: time of the first frame.
+        format: FFmpeg's name of the input format, where the source does not tell ("lavfi").
+
+    A source without an end that goes away is waited for, however long; one that has never given a
+    frame, or has an end, raises VideoError when it fails.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        fps: float | None = 1.0,
+        size: int | None = None,
+        speed: float | None = None,
+        deadline_s: float = 10.0,
+        start_s: float = 0.0,
+        format: str | None = None,
+    ) -> None:
+        for name, value in (("fps", fps), ("speed", speed), ("deadline_s", deadline_s)):
+            if value is not None and not 0 < value < math.inf:
+                raise SettingsError(f"{name}: {value:g} given, a number above 0 is needed")
+        self.source = source
+        self._fps, self._size, self._speed = fps, size, speed
+        self._deadline_s = deadline_s
+        self._url, self._format, self._options = _address(source, format)
+        self._start_s = start_s
+        self._clock: Clock | None = None
+        self._closed = threading.Event()
+        self._heard = 0.0  # monotonic time of the last frame
+        self.connected = False
+        self.reconnects = 0
+        self.lost = 0
+
+    def close(self) -> None:
+        """Ends the iteration; a read that is going on ends at its deadline, by itself."""
+        self._closed.set()
+
+    def __iter__(self) -> Iterator[tuple[Pixels, float]]:
+        """uint8 (H, W, 3) RGB and its time in seconds; sizes may change on the way."""
+        backoff_s = _BACKOFF_S
+        while not self._closed.is_set():
+            frames = 0
+            try:
+                connection: Any = self._connection()
+                with closing(connection):
+                    for pixels, pts_s in connection:
+                        frames += 1
+                        backoff_s = _BACKOFF_S
+                        yield pixels, pts_s
+                        if self._closed.is_set():
+                            return
+                if not self._endless:
+                    return
+            except VideoError:
+                if self._clock is None or not self._endless:
+                    raise
+            finally:
+                self.connected = False
+            if self._closed.wait(backoff_s):
+                return
+            backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+            self.reconnects += 1
+
+    def _connection(self) -> Iterator[tuple[Pixels, float]]:
+        """The frames of one connection."""
+        self._endless = True  # until it says otherwise
+        with self._open() as container:
+            streams = [s for s in container.streams.video if s.codec_context is not None]
+            if not streams:
+                raise VideoError(f"{self.source}: no video in it", code="no_video")
+            stream = container.streams.best("video") or streams[0]
+            # What has a length has an end; so has what somebody pipes in.
+            self._endless = not container.duration and not self._ends
+            stream.thread_type = "AUTO"  # type: ignore[attr-defined]
+            rate = float(getattr(stream, "average_rate", None) or 0)
+            if self._fps and 2 * self._fps <= rate:  # frames nobody refers to can be done without
+                stream.codec_context.skip_frame = "NONREF"  # type: ignore[attr-defined]
+            if self._clock is None:
+                clock = Clock(self._start_s, live=self._endless)
+            else:
+                clock = self._clock
+                clock.restart()
+            due_s, begun = -math.inf, None
+            for frame in self._frames(container, stream):
+                at_s = clock.time(frame.time)
+                self._clock = clock
+                self.connected = True
+                if at_s is None or at_s < due_s:
+                    continue
+                if self._fps:  # a grid that does not drift
+                    due_s = (math.floor(at_s * self._fps + 1e-6) + 1) / self._fps - 1e-6
+                if self._speed and not self._endless:
+                    now = time.monotonic()
+                    begun = now - at_s / self._speed if begun is None else begun
+                    if self._closed.wait(max(0.0, begun + at_s / self._speed - now)):
+                        return
+                    self._heard = time.monotonic()
+                with suppress(av.error.FFmpegError, ValueError):
+                    yield self._pixels(frame), at_s
+
+    def _open(self) -> InputContainer:
+        options = dict(self._options)
+        try:
+            return av.open(
+                self._url,
+                format=self._format,
+                options=options,
+                timeout=(self._deadline_s, self._deadline_s),
+                metadata_errors="ignore",
+            )
+        except MemoryError:
+            raise
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._failed(error) from None
+
+    def _failed(self, error: Exception) -> VideoError:
+        if isinstance(error, (av.error.ExitError, TimeoutError)):
+            return VideoError(
+                f"{self.source}: no answer within {self._deadline_s:g} s", code="deadline"
+            )
+        if isinstance(error, av.error.InvalidDataError):
+            return VideoError(f"{self.source}: not a video, or damaged", code="invalid")
+        reason = getattr(error, "strerror", None) or str(error)
+        return VideoError(f"{self.source}: {reason}", code="unreadable")
+
+    def _frames(self, container: InputContainer, stream: Any) -> Iterator[VideoFrame]:
+        """Decoded frames; damaged packets are counted and passed over."""
+        damaged = 0
+        self._heard = time.monotonic()
+        while True:
+            # All streams are read, or one that falls silent among others would never be missed.
+            packets: Any = container.demux()
+            with closing(packets):
+                try:
+                    for packet in packets:
+                        damaged = 0
+                        if self._closed.is_set():
+                            return
+                        if packet.stream_index == stream.index:
+                            yield from self._decoded(packet)
+                        if time.monotonic() - self._heard > self._deadline_s:
+                            raise VideoError(
+                                f"{self.source}: no picture for {self._deadline_s:g} s",
+                                code="deadline",
+                            )
+                    return
+                except av.error.InvalidDataError as error:
+                    damaged += 1
+                    self.lost += 1
+                    if damaged > _DAMAGE_LIMIT:
+                        raise self._failed(error) from None
+                except MemoryError:
+                    raise
+                except IndexError:  # PyAV stumbles at the end over streams that turned up late
+                    return
+                except (av.error.FFmpegError, OSError) as error:
+                    raise self._failed(error) from None
+
+    def _decoded(self, packet: Any) -> Iterator[VideoFrame]:
+        self.lost += packet.is_corrupt
+        try:
+            frames = packet.decode()
+        except av.error.EOFError:
+            return
+        except MemoryError:
+            raise
+        except (av.error.FFmpegError, ValueError):
+            self.lost += 1
+            return
+        for frame in frames:
+            if frame.is_corrupt:
+                self.lost += 1
+                continue
+            self._heard = time.monotonic()
+            yield frame
+
+    def _pixels(self, frame: VideoFrame) -> Pixels:
+        width, height = scaled(frame.width, frame.height, self._size)
+        pixels = frame.reformat(width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
+        return np.rot90(pixels, frame.rotation // 90)
+
+    @property
+    def _ends(self) -> bool:
+        """Whether a source is of those that end, whatever they say of their length."""
+        return self._url.startswith(("file:", "pipe:"))
+
+
+def shrunk(pixels: Pixels, size: int | None) -> Pixels:
+    """A copy of uint8 (H, W, 3) with the shortest edge brought down to `size`, as sources do it."""
+    height, width = pixels.shape[:2]
+    if scaled(width, height, size) == (width, height):
+        return pixels.copy()  # the caller may well write into it again
+    frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+    small = frame.reformat(*scaled(width, height, size), interpolation="BICUBIC").to_ndarray()
+    return small.astype(np.uint8, copy=False)
+
+
+def _address(source: str, format: str | None) -> tuple[str, str | None, dict[str, str]]:
+    """What FFmpeg is told: where, in which format, and with which options."""
+    if format is not None:
+        return source, format, {}
+    if source == "-":
+        return "pipe:0", None, {}
+    scheme, separator, _ = source.partition("://")
+    if separator:
+        options = {
+            # UDP, which FFmpeg would try first, loses packets of any busy camera.
+            "rtsp": {"rtsp_transport": "tcp"},
+            "udp": {"overrun_nonfatal": "1"},
+        }
+        return source, None, options.get(scheme.lower(), {})
+    path = Path(source)
+    with suppress(OSError):
+        mode = os.stat(path).st_mode
+        if stat.S_ISCHR(mode):
+            return source, "video4linux2", {}
+        if stat.S_ISFIFO(mode):
+            return f"file:{source}", None, {}
+    check_file(path)
+    return f"file:{source}", None, {}
+
+
+def thumbnail(pixels: Pixels) -> NDArray[np.int16]:
+    """uint8 (H, W, 3) -> (32, 32, 3): the mean of each cell, by which frames are compared."""
+    frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+    small = frame.reformat(_CELLS, _CELLS, interpolation="AREA").to_ndarray()
+    return small.astype(np.int16)
+
+
+def same(one: NDArray[np.int16], other: NDArray[np.int16], tolerance: float) -> bool:
+    """Whether no cell of two thumbnails differs by more than `tolerance` (of 0..1).
+
+    The largest difference counts and not the mean: somebody at the far door is one cell.
+    """
+    return float(np.abs(one - other).max()) <= tolerance * 255
