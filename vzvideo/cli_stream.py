@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import queue
 import signal
 import sys
@@ -62,7 +63,7 @@ def watch(
     factor = _speed(speed)
     if source == "-" and not questions:
         raise SettingsError("- takes the video from standard input: give what to ask with --ask")
-    if since is not None and not 0 <= since:
+    if since is not None and since < 0:
         raise SettingsError(f"since: {since:g} given, seconds are needed")
     if state is not None and not state.parent.is_dir():
         raise SettingsError(f"{state}: there is no folder {state.parent}")
@@ -88,6 +89,10 @@ def watch(
         finally:
             saver.save()
             _summary(stream)
+            stream.close()
+            if not stream.ended and sys.exc_info()[0] is None:  # nobody waits for a dead camera
+                sys.stdout.flush()
+                os._exit(0)
 
 
 def _check_settings(settings: Settings) -> None:

@@ -30,7 +30,8 @@ from vzvideo.video.frames import frames_of
 from vzvideo.video.reader import check_file, no_frames
 
 if TYPE_CHECKING:
-    from vzvideo.stream import Policy, Stream
+    from vzvideo.ingest import Policy
+    from vzvideo.stream import Stream
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 Source = str | Path | VisualTokens

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 _LEAST_CHANGE = 0.02  # two moments alike to the last bit still tell that time went by
@@ -63,39 +63,44 @@ def rezipped(moment: Moment, keep: int) -> Moment:
     count = len(moment)
     if count <= keep:
         return moment
-    role, weight = moment.role.clone(), moment.weight.clone()
-    summed = moment.features.float() * weight[:, None]
-    unit = F.normalize(summed, dim=-1)
+    # In numpy: so many steps on so little would spend their time in torch's dispatch.
+    role, weight = moment.role.numpy().copy(), moment.weight.numpy().copy()
+    summed = moment.features.float().numpy() * weight[:, None]
+    unit = _unit(summed)
     alike = unit @ unit.T - _OTHER_ROLE * (role[:, None] != role)
-    alike.masked_fill_(torch.ones_like(alike, dtype=torch.bool).tril(), -torch.inf)
-    gone = torch.zeros(count, dtype=torch.bool)
+    alike[np.tri(count, dtype=bool)] = -np.inf
+    gone = np.zeros(count, bool)
     for _ in range(count - keep):
         first, second = divmod(int(alike.argmax()), count)  # of equals the earliest
         gone[second] = True
-        alike[second], alike[:, second] = -torch.inf, -torch.inf
+        alike[second], alike[:, second] = -np.inf, -np.inf
         summed[first] += summed[second]
         weight[first] += weight[second]
-        role[first] = torch.minimum(role[first], role[second])
-        unit[first] = F.normalize(summed[first], dim=0)
+        role[first] = min(role[first], role[second])
+        unit[first] = _unit(summed[first])
         row = unit @ unit[first] - _OTHER_ROLE * (role != role[first])
-        row[gone] = -torch.inf
+        row[gone] = -np.inf
         alike[first, first + 1 :], alike[:first, first] = row[first + 1 :], row[:first]
-    left = ~gone
-    features = (summed / weight[:, None]).to(moment.features.dtype)
+    left = torch.from_numpy(~gone)
+    mean = torch.from_numpy(summed / weight[:, None]).to(moment.features.dtype)
     return Moment(
-        features[left], role[left], moment.patch[left], moment.pts_s[left], weight[left],
-        moment.start_s, moment.end_s,
+        mean[left], torch.from_numpy(role)[left], moment.patch[left], moment.pts_s[left],
+        torch.from_numpy(weight)[left], moment.start_s, moment.end_s,
     )  # fmt: skip
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of length 1 along the last axis; nothing stays nothing."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    unit: NDArray[np.float32] = vectors / np.maximum(length, 1e-12)
+    return unit
 
 
 def change(earlier: Moment, later: Moment) -> float:
     """How much two moments differ, 0..2: 1 - cosine of each token with the nearest of the other."""
-    alike = (
-        F.normalize(earlier.features.float(), dim=-1)
-        @ F.normalize(later.features.float(), dim=-1).T
-    )
-    nearest = torch.cat([alike.amax(dim=0), alike.amax(dim=1)])
-    return float((1 - nearest).mean().clamp(min=0))
+    alike = _unit(earlier.features.float().numpy()) @ _unit(later.features.float().numpy()).T
+    nearest = np.concatenate([alike.max(axis=0), alike.max(axis=1)])
+    return max(0.0, float(1 - nearest.mean()))
 
 
 @dataclass(frozen=True)
