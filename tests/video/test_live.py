@@ -167,15 +167,15 @@ def test_a_gap_in_a_file_is_believed_and_ahead_of_the_wall_it_is_not() -> None:
 
 def test_the_wall_tells_how_long_a_live_source_was_away() -> None:
     file, camera = Clock(0.0, live=False), Clock(0.0, live=True)
+    began = time.monotonic()
     for clock in (file, camera):
         clock.time(10.0)
         clock.time(10.25)
-    began = time.monotonic()
     time.sleep(0.4)
     for clock in (file, camera):
         clock.restart()
     assert file.time(0.0) == 0.5
-    assert 0.25 + 0.4 <= camera.time(0.0) <= 0.25 + 0.1 + time.monotonic() - began
+    assert 0.25 + 0.4 <= camera.time(0.0) <= 0.25 + time.monotonic() - began
     assert file.time(0.25) == 0.75
 
 
@@ -221,14 +221,14 @@ def test_frames_a_second_are_a_grid_that_does_not_drift(
     tmp_path: Path, name: str, part: float
 ) -> None:
     """One frame of each cell in which there is any, whatever the decoder leaves out."""
-    kind, path = BY_NAME[name], tmp_path / name
+    kind, path = replace(BY_NAME[name], size=(64, 48)), tmp_path / name
     kind.make(kind, path)
     fps = part * kind.fps
-    shown = {at_s: number_in(pixels) for pixels, at_s in taken(Live(str(path), fps=None))}
+    shown = {round(at_s, 6): number_in(pixels) for pixels, at_s in taken(Live(str(path), fps=None))}
     frames = taken(Live(str(path), fps=fps))
     cells = [int(at_s * fps + 1e-6) for at_s in times(frames)]
     assert cells == sorted({int(at_s * fps + 1e-6) for at_s in shown})
-    assert numbers(frames) == [shown[at_s] for at_s in times(frames)]
+    assert numbers(frames) == [shown[round(at_s, 6)] for at_s in times(frames)]
 
 
 def test_a_file_is_never_played_faster_than_asked(broadcast: Path) -> None:
@@ -398,11 +398,13 @@ def resources() -> tuple[int, int]:
     return process.num_fds(), process.num_threads()
 
 
-def resources_are(expected: tuple[int, int]) -> bool:
+def resources_are_no_more_than(expected: tuple[int, int]) -> bool:
     until = time.monotonic() + SLACK_S
-    while resources() != expected and time.monotonic() < until:
+    while time.monotonic() < until:
+        if all(now <= most for now, most in zip(resources(), expected, strict=True)):
+            return True
         time.sleep(0.05)
-    return resources() == expected
+    return False
 
 
 def test_a_broadcast_over_tcp_goes_away_and_comes_back(broadcast: Path) -> None:
@@ -411,27 +413,30 @@ def test_a_broadcast_over_tcp_goes_away_and_comes_back(broadcast: Path) -> None:
     before = resources()
     broadcaster = Broadcaster(data)
     source = Live(broadcaster.url, fps=None, deadline_s=SLACK_S)
-    shown, held, since = [], [], 0
+    shown, held, killed_at, since = [], [], -1, 0
     late = threading.Timer(3 * SLACK_S, source.close)
     late.start()
     for pixels, at_s in source:
         shown.append(at_s)
         assert number_in(pixels) in range(50)
         assert source.connected
+        if source.reconnects == killed_at:  # what had come before it was killed
+            continue
         since += 1
         if since == 70:  # more than once through, and the clock has started again
             held.append(resources())
             if len(held) == 6:
                 break
+            killed_at, since = source.reconnects, 0
             broadcaster.kill()
-            broadcaster, since = Broadcaster(data, broadcaster.port), 0
+            broadcaster = Broadcaster(data, broadcaster.port)
     late.cancel()
     broadcaster.kill()
     assert len(held) == 6
     assert_forward(shown)
     assert source.reconnects >= 5
-    assert max(held) <= held[0]
-    assert resources_are(before)
+    assert all(fds <= held[0][0] and threads <= held[0][1] for fds, threads in held)
+    assert resources_are_no_more_than(before)
     assert not source.connected
 
 
@@ -513,25 +518,38 @@ def test_a_source_that_never_answers(scheme: str) -> None:
         assert time.monotonic() - began < 10 * DEADLINE_S
 
 
-def served_once(data: bytes) -> str:
-    """The URL of a server that sends this to each who connects and hangs up."""
+@pytest.fixture
+def served(broadcast: Path) -> Iterator[Callable[[int | None], str]]:
+    """The URL of a server that sends so many packets to each who connects, and hangs up."""
     server = socket.create_server(("127.0.0.1", 0))
+    threads: list[threading.Thread] = []
 
-    def serve() -> None:
-        with server, suppress(OSError):
-            server.settimeout(SLACK_S)
+    def serve(data: bytes) -> None:
+        with suppress(OSError):
             while True:
                 listener, _ = server.accept()
                 with listener:
                     listener.sendall(data)
 
-    threading.Thread(target=serve, daemon=True).start()
-    return f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    def served(packets: int | None) -> str:
+        data = broadcast.read_bytes()[: None if packets is None else packets * 188]
+        threads.append(threading.Thread(target=serve, args=(data,), daemon=True))
+        threads[-1].start()
+        return f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+    yield served
+    with suppress(OSError):
+        server.shutdown(socket.SHUT_RDWR)  # wakes who accepts
+    server.close()
+    for thread in threads:
+        thread.join(SLACK_S)
 
 
 @pytest.mark.parametrize("packets", [0, 1, 5])
-def test_a_source_that_ends_before_its_first_frame_raises(broadcast: Path, packets: int) -> None:
-    source = Live(served_once(broadcast.read_bytes()[: packets * 188]), deadline_s=2.0)
+def test_a_source_that_ends_before_its_first_frame_raises(
+    served: Callable[[int | None], str], packets: int
+) -> None:
+    source = Live(served(packets), deadline_s=2.0)
     try:
         code_of(outcome(lambda: next(iter(source)), within_s=8.0))
     finally:
@@ -557,13 +575,16 @@ def test_a_source_that_falls_silent_is_connected_anew(broadcast: Path) -> None:
                 lines.append(listener)
                 listener.sendall(2 * broadcast.read_bytes())
 
-    threading.Thread(target=serve, daemon=True).start()
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
     source = Live(f"tcp://127.0.0.1:{server.getsockname()[1]}", fps=None, deadline_s=2.0)
     try:
         frames = outcome(lambda: taken(source, 120))
     finally:
         source.close()
+        server.shutdown(socket.SHUT_RDWR)  # wakes who accepts
         server.close()
+        thread.join(SLACK_S)
         for line in lines:
             line.close()
     assert isinstance(frames, list), frames
@@ -657,22 +678,23 @@ def test_closing_from_another_thread_ends_the_iteration(
     shown = []
 
     def iterate() -> str:
-        shown.extend(at_s for _, at_s in source)
+        for _, at_s in source:
+            if not shown:
+                threading.Timer(0.2, source.close).start()
+            shown.append(at_s)
         return "ended"
 
-    timer = threading.Timer(0.5, source.close)
-    timer.start()
     assert outcome(iterate) == "ended"
     assert shown
     assert not source.connected
 
 
 def test_closing_ends_the_wait_for_a_source_that_is_gone(
-    broadcast: Path, monkeypatch: pytest.MonkeyPatch
+    served: Callable[[int | None], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "_BACKOFF_S", 1000.0)
     monkeypatch.setattr(live, "_LONGEST_BACKOFF_S", 1000.0)
-    source = Live(served_once(broadcast.read_bytes()), fps=None)
+    source = Live(served(None), fps=None)
     frames = []
 
     def iterate() -> str:
@@ -699,7 +721,7 @@ def test_an_iteration_left_early_lets_go_of_everything(broadcast: Path) -> None:
         frames = iter(Live(str(broadcast), fps=None))
         next(frames)
         frames.close()  # type: ignore[attr-defined]
-    assert resources_are(before)
+    assert resources_are_no_more_than(before)
 
 
 # -- pictures

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import stat
 import threading
 import time
@@ -25,15 +26,18 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from vzvideo.errors import SettingsError, VideoError
-from vzvideo.video.reader import check_file, scaled
+from vzvideo.video.reader import check_file, no_frames, scaled
 
 Pixels = NDArray[np.uint8]
 
 _BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 30.0
 _DAMAGE_LIMIT = 500  # failed reads in a row, behind which the connection counts as lost
 _JITTER_S = 1.0  # a frame so little too late is left out; one later than that starts a new clock
+_STUCK = 50  # so many in a row, and the clock stands still
 _GAP_S = 60.0  # a file's next frame may come so much later; beyond it the clock has jumped
 _DRIFT_S = 10.0  # so much faster than the wall's may a live source's clock run at once
+_BETWEEN = 17  # pictures from one that others refer to, to the next: 16 at most lie between
+_FASTEST = 240.0  # beyond it a rate is made up
 _CELLS = 32  # edge of a thumbnail
 
 
@@ -48,6 +52,7 @@ class Clock:
         self._start_s, self._live = start_s, live
         self._offset_s: float | None = None
         self._step_s = 0.04
+        self._late = 0  # frames left out in a row
         self._seen = 0.0
 
     def restart(self) -> None:
@@ -60,19 +65,21 @@ class Clock:
         waited_s, self._seen = now - self._seen, now
         if self.last_s is None:
             shown_s = self._start_s
-        elif stamp_s is None:
-            shown_s = self.last_s + self._step_s
         elif self._offset_s is None:
             shown_s = self._onward(waited_s)
+        elif stamp_s is None:
+            shown_s = self.last_s + self._step_s
         else:
             shown_s = stamp_s + self._offset_s
             ahead_s = shown_s - self.last_s
-            if -_JITTER_S < ahead_s <= 0:
+            if -_JITTER_S < ahead_s <= 0 and self._late < _STUCK:
+                self._late += 1
                 return None
             if ahead_s <= 0 or ahead_s > (waited_s + _DRIFT_S if self._live else _GAP_S):
                 shown_s = self._onward(waited_s)
             else:
                 self._step_s = ahead_s
+        self._late = 0
         if stamp_s is not None:
             self._offset_s = shown_s - stamp_s
         self.last_s = shown_s
@@ -115,6 +122,8 @@ class Live:
         for name, value in (("fps", fps), ("speed", speed), ("deadline_s", deadline_s)):
             if value is not None and not 0 < value < math.inf:
                 raise SettingsError(f"{name}: {value:g} given, a number above 0 is needed")
+        if size is not None and size < 1:
+            raise SettingsError(f"size: {size} given, a number of pixels is needed")
         self.source = source
         self._fps, self._size, self._speed = fps, size, speed
         self._deadline_s = deadline_s
@@ -145,6 +154,8 @@ class Live:
                         yield pixels, pts_s
                         if self._closed.is_set():
                             return
+                if self._clock is None and not self._closed.is_set():
+                    raise no_frames(self.source)
                 if not self._endless:
                     return
             except VideoError:
@@ -169,7 +180,8 @@ class Live:
             self._endless = not container.duration and not self._ends
             stream.thread_type = "AUTO"  # type: ignore[attr-defined]
             rate = float(getattr(stream, "average_rate", None) or 0)
-            if self._fps and 2 * self._fps <= rate:  # frames nobody refers to can be done without
+            # Frames nobody refers to can be done without, where those between are close enough.
+            if self._fps and _BETWEEN * self._fps <= rate <= _FASTEST:
                 stream.codec_context.skip_frame = "NONREF"  # type: ignore[attr-defined]
             if self._clock is None:
                 clock = Clock(self._start_s, live=self._endless)
@@ -196,9 +208,10 @@ class Live:
 
     def _open(self) -> InputContainer:
         options = dict(self._options)
+        self._heard = time.monotonic()
         try:
-            return av.open(
-                self._url,
+            container: Any = av.open(
+                self._pipe() or self._url,
                 format=self._format,
                 options=options,
                 timeout=(self._deadline_s, self._deadline_s),
@@ -208,9 +221,14 @@ class Live:
             raise
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._failed(error) from None
+        opened: InputContainer = container
+        return opened
 
     def _failed(self, error: Exception) -> VideoError:
-        if isinstance(error, (av.error.ExitError, TimeoutError)):
+        late = (
+            time.monotonic() - self._heard >= self._deadline_s
+        )  # protocols have words of their own
+        if late or isinstance(error, (av.error.ExitError, TimeoutError)):
             return VideoError(
                 f"{self.source}: no answer within {self._deadline_s:g} s", code="deadline"
             )
@@ -232,7 +250,7 @@ class Live:
                         damaged = 0
                         if self._closed.is_set():
                             return
-                        if packet.stream_index == stream.index:
+                        if packet.stream.index == stream.index:
                             yield from self._decoded(packet)
                         if time.monotonic() - self._heard > self._deadline_s:
                             raise VideoError(
@@ -275,10 +293,41 @@ class Live:
         pixels = frame.reformat(width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
         return np.rot90(pixels, frame.rotation // 90)
 
+    def _pipe(self) -> _Pipe | None:
+        """What is piped in, through a reader that can be told to stop."""
+        if self._url == "pipe:0":
+            return _Pipe(os.dup(0), self._deadline_s, self._closed)
+        path = self._url.removeprefix("file:")
+        if path == self._url or not stat.S_ISFIFO(os.stat(path).st_mode):
+            return None
+        # Without waiting for somebody to write.
+        return _Pipe(os.open(path, os.O_RDONLY | os.O_NONBLOCK), self._deadline_s, self._closed)
+
     @property
     def _ends(self) -> bool:
         """Whether a source is of those that end, whatever they say of their length."""
         return self._url.startswith(("file:", "pipe:"))
+
+
+class _Pipe:
+    """A pipe with a deadline; FFmpeg waits in open and read, and nothing ends that."""
+
+    def __init__(self, descriptor: int, deadline_s: float, closed: threading.Event) -> None:
+        self._file = os.fdopen(descriptor, "rb", buffering=0)
+        self._deadline_s, self._closed = deadline_s, closed
+
+    def read(self, size: int) -> bytes:
+        """What there is, waited for; nothing at the end."""
+        ends = time.monotonic() + self._deadline_s
+        while not select.select([self._file], [], [], 0.1)[0]:
+            if self._closed.is_set():
+                return b""
+            if time.monotonic() > ends:
+                raise TimeoutError
+        return self._file.read(size) or b""
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def shrunk(pixels: Pixels, size: int | None) -> Pixels:

@@ -13,11 +13,11 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+import torch.nn.functional as F
 from torch import Tensor
 
 _LEAST_CHANGE = 0.02  # two moments alike to the last bit still tell that time went by
-_OTHER_ROLE = 2.0  # taken off a similarity, of which the largest is 1
+_OTHER_ROLE = 4.0  # taken off a similarity, which lies within -1..1
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,44 +63,41 @@ def rezipped(moment: Moment, keep: int) -> Moment:
     count = len(moment)
     if count <= keep:
         return moment
-    # In numpy: so many steps on so little would spend their time in torch's dispatch.
-    role, weight = moment.role.numpy().copy(), moment.weight.numpy().copy()
-    summed = moment.features.float().numpy() * weight[:, None]
-    unit = _unit(summed)
-    alike = unit @ unit.T - _OTHER_ROLE * (role[:, None] != role)
+    # Of sums, whose cosines are those of the means. Their products with each other are all that the
+    # steps need, and in numpy: torch would spend its time on dispatching so many on so little.
+    summed = moment.features.float() * moment.weight[:, None]
+    products = (summed @ summed.T).numpy().astype(np.float64)
+    role, into = moment.role.numpy().copy(), np.arange(count)
+    length = np.sqrt(products.diagonal()).clip(min=1e-12)
+    alike = products / (length[:, None] * length) - _OTHER_ROLE * (role[:, None] != role)
     alike[np.tri(count, dtype=bool)] = -np.inf
-    gone = np.zeros(count, bool)
     for _ in range(count - keep):
         first, second = divmod(int(alike.argmax()), count)  # of equals the earliest
-        gone[second] = True
-        alike[second], alike[:, second] = -np.inf, -np.inf
-        summed[first] += summed[second]
-        weight[first] += weight[second]
+        into[into == second] = first
+        products[first] += products[second]
+        products[:, first] += products[:, second]
+        length[first] = max(np.sqrt(max(0.0, products[first, first])), 1e-12)
         role[first] = min(role[first], role[second])
-        unit[first] = _unit(summed[first])
-        row = unit @ unit[first] - _OTHER_ROLE * (role != role[first])
-        row[gone] = -np.inf
+        row = products[first] / (length[first] * length) - _OTHER_ROLE * (role != role[first])
+        row[into != np.arange(count)] = -np.inf
+        alike[second], alike[:, second] = -np.inf, -np.inf
         alike[first, first + 1 :], alike[:first, first] = row[first + 1 :], row[:first]
-    left = torch.from_numpy(~gone)
-    mean = torch.from_numpy(summed / weight[:, None]).to(moment.features.dtype)
+    left, place = np.unique(into, return_inverse=True)
+    groups = torch.from_numpy(place)
+    weight = torch.zeros(keep).index_add_(0, groups, moment.weight)
+    mean = torch.zeros(keep, summed.shape[1]).index_add_(0, groups, summed) / weight[:, None]
     return Moment(
-        mean[left], torch.from_numpy(role)[left], moment.patch[left], moment.pts_s[left],
-        torch.from_numpy(weight)[left], moment.start_s, moment.end_s,
+        mean.to(moment.features.dtype), torch.from_numpy(role[left]), moment.patch[left],
+        moment.pts_s[left], weight, moment.start_s, moment.end_s,
     )  # fmt: skip
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of length 1 along the last axis; nothing stays nothing."""
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    unit: NDArray[np.float32] = vectors / np.maximum(length, 1e-12)
-    return unit
 
 
 def change(earlier: Moment, later: Moment) -> float:
     """How much two moments differ, 0..2: 1 - cosine of each token with the nearest of the other."""
-    alike = _unit(earlier.features.float().numpy()) @ _unit(later.features.float().numpy()).T
-    nearest = np.concatenate([alike.max(axis=0), alike.max(axis=1)])
-    return max(0.0, float(1 - nearest.mean()))
+    one, other = (F.normalize(m.features.float(), dim=-1) for m in (earlier, later))
+    alike = one @ other.T
+    nearest = torch.cat([alike.amax(dim=0), alike.amax(dim=1)])
+    return float((1 - nearest).mean().clamp(min=0))
 
 
 @dataclass(frozen=True)
@@ -118,6 +115,10 @@ class Memory:
     budget: int
     moments: tuple[Moment, ...] = ()
     changes: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.budget < 1:
+            raise ValueError(f"budget={self.budget}: room for 1 token at least is needed")
 
     @property
     def tokens(self) -> int:
