@@ -1,6 +1,6 @@
 """What a stream does on this machine: its memory, its speed, and what it still knows.
 
-    python -m pipelines.benchmark_stream --captions captions.parquet --clips clips/ --out stream.json
+    python -m pipelines.benchmark_stream --captions captions.parquet --clips clips/ --out s.json
 
 Parts (`--parts`): `day`, 86,400 frames at one a second, pushed as fast as they go, with questions
 on the way; `burst`, ten times as many frames as this machine encodes, under each policy; `needle`,

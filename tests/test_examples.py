@@ -13,12 +13,14 @@ ARGUMENTS = {
     "ask_video.py": ["{clip}", "Who is there?", "{model}"],
     "talk_about_it.py": ["{clip}", "{model}"],
     "keep_tokens.py": ["{clip}", "{out}", "{model}"],
+    "watch_it_live.py": ["{clip}", "{model}"],
     "method_alone.py": [],
     "fetch_clips.py": None,  # run by `make test` itself, before the tests
 }
 SAYS = {
     "talk_about_it.py": "What do they wear?",
     "keep_tokens.py": "Where is this?",
+    "watch_it_live.py": "In all:",
     "method_alone.py": "to (2, 64, 64)",
 }
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vzvideo.qa import Chat as Chat
     from vzvideo.qa import VideoQA as VideoQA
     from vzvideo.qa import load as load
+    from vzvideo.stream import Stream as Stream
     from vzvideo.types import Answer as Answer
     from vzvideo.types import Failure as Failure
     from vzvideo.types import FrameBatch as FrameBatch
@@ -35,6 +36,7 @@ _HOMES = {
     "Failure": "types",
     "FrameBatch": "types",
     "Settings": "config",
+    "Stream": "stream",
     "VideoQA": "qa",
     "VisualTokens": "types",
     "VzVideoError": "errors",
