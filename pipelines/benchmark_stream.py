@@ -95,8 +95,11 @@ class Trial:
             )
 
 
-def trials(photographs: Album, count: int, seed: int) -> list[tuple[Trial, Trial]]:
-    """Streams with the needle and the same without it; the concept is shown nowhere else."""
+def trials(photographs: Album, count: int, busy: bool, seed: int) -> list[tuple[Trial, Trial]]:
+    """Streams with the needle and the same without it; the concept is shown nowhere else.
+
+    busy: another scene every half minute; else one scene all the time.
+    """
     rng = random.Random(seed)
     shown = {
         concept: (
@@ -105,22 +108,24 @@ def trials(photographs: Album, count: int, seed: int) -> list[tuple[Trial, Trial
         )
         for concept in CONCEPTS
     }
-    usable = [c for c, (yes, no) in shown.items() if yes and len(no) >= 40]
+    usable = [concept for concept, (yes, no) in shown.items() if yes and len(no) >= 40]
     made = []
     for number in range(count):
         concept = usable[number % len(usable)]
         yes, no = shown[concept]
-        scenes = (BEFORE_S + AFTER_S) // SCENE_S + 1
+        before = rng.randint(0, BEFORE_S)
+        length = before + NEEDLE_S + AFTER_S
+        scenes = length // SCENE_S + 1
         order = [row for _ in range(-(-scenes // len(no))) for row in rng.sample(no, len(no))]
-        dull = [(row, place) for row in order[:scenes] for place in range(SCENE_S)]
+        if not busy:
+            order = order[:1] * scenes
+        around = [(row, place) for row in order[:scenes] for place in range(SCENE_S)][:length]
         row = rng.choice(yes)
-        needle = [(row, place) for place in range(NEEDLE_S)]
-        length = BEFORE_S + NEEDLE_S + AFTER_S
-        question = questions.is_there(concept, True, random.Random(0)).question
-        without = Trial(concept, question, dull[:length])
         # In the middle of a scene, which goes on behind it.
-        with_it = dull[:BEFORE_S] + needle + dull[BEFORE_S + NEEDLE_S : length]
-        made.append((Trial(concept, question, with_it), without))
+        with_it = [*around]
+        with_it[before : before + NEEDLE_S] = [(row, place) for place in range(NEEDLE_S)]
+        question = questions.is_there(concept, True, random.Random(0)).question
+        made.append((Trial(concept, question, with_it), Trial(concept, question, around)))
     return made
 
 
@@ -141,7 +146,8 @@ def by_steps(frames: list[Moment], budget: int) -> tuple[Moment, ...]:
     return tuple(frames[int(i)] for i in index)
 
 
-WAYS: dict[str, Callable[[list[Moment], int], tuple[Moment, ...]]] = {
+Way = Callable[[list[Moment], int], tuple[Moment, ...]]
+WAYS: dict[str, Way] = {
     "token memory": by_memory,
     "sliding window": by_window,
     "even subsampling": by_steps,
@@ -150,21 +156,30 @@ WAYS: dict[str, Callable[[list[Moment], int], tuple[Moment, ...]]] = {
 
 def needle(qa: VideoQA, photographs: Album, count: int, budget: int) -> dict[str, Any]:
     """Yes-or-no questions, balanced; the likelier of the two is the answer."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in WAYS}
-    for with_it, without in trials(photographs, count, 0):
-        for name, way in WAYS.items():
-            leaning = []
-            for trial in (with_it, without):
-                moments = way(list(trial.frames(photographs)), budget)
-                prefix = qa.language.read(as_tokens(moments, qa.encoder.grid, "", {}))
-                yes, no = qa.language.likelihoods(prefix, trial.question, ["Yes.", "No."])
-                leaning.append(yes - no)
-            found[name].append((leaning[0], leaning[1]))
-    return {name: _told(np.array(pairs)) for name, pairs in found.items()}
+    found: dict[str, Any] = {"budget": budget, "after_s": AFTER_S, "needle_s": NEEDLE_S}
+    for around, busy in (("one scene", False), ("a scene every half minute", True)):
+        leaning: dict[str, list[tuple[float, float]]] = {name: [] for name in WAYS}
+        for pair in trials(photographs, count, busy, 0):
+            for name, way in WAYS.items():
+                with_it, without = (_leaning(qa, photographs, t, way, budget) for t in pair)
+                leaning[name].append((with_it, without))
+        found[around] = {name: _told(np.array(pairs)) for name, pairs in leaning.items()}
+    return found
+
+
+def _leaning(qa: VideoQA, photographs: Album, trial: Trial, way: Way, budget: int) -> float:
+    """How much likelier yes is than no, nats a token."""
+    moments = way(list(trial.frames(photographs)), budget)
+    prefix = qa.language.read(as_tokens(moments, qa.encoder.grid, "", {}))
+    yes, no = qa.language.likelihoods(prefix, trial.question, ["Yes.", "No."])
+    return yes - no
 
 
 def _told(pairs: np.ndarray[Any, Any]) -> dict[str, float]:
-    """pairs (N, 2): how much likelier yes is than no, with the needle and without."""
+    """pairs (N, 2): how much likelier yes is than no, with the needle and without.
+
+    likelier_with_it: how often the needle makes yes likelier; chance is a half.
+    """
     seen, blind = pairs[:, 0], pairs[:, 1]
     auc = float(((seen[:, None] > blind) + 0.5 * (seen[:, None] == blind)).mean())
     return {
@@ -312,8 +327,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--hours", type=float, default=24.0, help="of `day`")
-    parser.add_argument("--trials", type=int, default=40, help="of `needle`")
-    parser.add_argument("--budget", type=int, default=512, help="tokens, of `needle`")
+    parser.add_argument("--trials", type=int, default=20, help="of `needle`, of each surrounding")
+    parser.add_argument("--budget", type=int, default=544, help="tokens, of `needle`")
     parser.add_argument("--burst", type=float, default=10.0, help="seconds of each policy")
     args = parser.parse_args()
     if "needle" in args.parts and args.captions is None:
@@ -324,7 +339,7 @@ def main() -> None:
 
     def find() -> dict[str, Any]:
         photographs = album(qa, args.captions, args.split, None)
-        return {"budget": args.budget} | needle(qa, photographs, args.trials, args.budget)
+        return needle(qa, photographs, args.trials, args.budget)
 
     def join() -> dict[str, Any]:
         return joined(qa, sorted(p for p in args.clips.iterdir() if p.suffix in ENDINGS), 4.0)

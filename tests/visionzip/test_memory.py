@@ -204,7 +204,7 @@ def test_what_is_near_is_remembered_in_more_moments_than_what_is_far() -> None:
     ages = [memory.end_s - one.start_s for one in memory.moments]
     tenfolds = [(0, 10), (10, 100), (100, 1000)]
     within = [sum(low <= age < high for age in ages) for low, high in tenfolds]
-    assert len(memory.moments) == 40
+    assert 40 <= len(memory.moments) <= 80  # those further back in fewer tokens each
     assert min(within) >= 5
     assert within[0] / 10 > within[1] / 90 > within[2] / 900
     lengths = [one.end_s - one.start_s for one in memory.moments]

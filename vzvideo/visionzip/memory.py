@@ -1,8 +1,9 @@
 """The method carried on in time: a stream of any length within a fixed number of tokens.
 
-What was seen just now is remembered as it was zipped; what lies far back is zipped again, across
-neighbouring moments, until a moment is about as long as it is long ago. The paper has nothing of
-this: it is ours. Everything here is a pure function or a frozen value. K tokens of D channels.
+What was seen just now is remembered as it was zipped; what lies further back is zipped again,
+across neighbouring moments, longer ones the longer ago, but never so that one part of the past
+takes the room of all others. The paper has nothing of this: it is ours. Everything here is a pure
+function or a frozen value. K tokens of D channels.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LEAST_CHANGE = 0.02  # two moments alike to the last bit still tell that time went by
+_LEAST_CHANGE = 0.05  # two moments alike to the last bit still tell that time went by
+_SHARE, _LEAST = 1 / 3, 3  # of the tokens of two moments, how many one of both keeps
 _OTHER_ROLE = 4.0  # taken off a similarity, which lies within -1..1
 
 
@@ -106,10 +108,11 @@ class Memory:
 
     moments: in time order. changes: how much each differs from the one behind it.
 
-    Of all neighbours those two become one that are short for their age (their length, divided by
-    how long ago they began) and alike. So there are about as many moments in the last ten seconds
-    as between ten and a hundred seconds ago, and their number, and with it the cost of one more
-    frame, does not depend on how long the stream has run.
+    Of all neighbours those two become one that together are short, long ago and alike. Half of the
+    room goes by how long ago: as much to the last ten seconds as to those between ten and a hundred
+    seconds ago. The other half goes evenly to all the time there was, or an hour long ago would be
+    a single moment. What differs from its neighbours stays for itself the longest. The number of
+    moments, and with it the cost of one more frame, does not depend on how long the stream has run.
     """
 
     budget: int
@@ -169,13 +172,19 @@ def _shrink(moments: list[Moment], changes: list[float], budget: int) -> int:
         return before - len(moments[0])
     starts = np.array([moment.start_s for moment in moments[:-1]])
     ends = np.array([moment.end_s for moment in moments[1:]])
-    age_s = np.maximum(moments[-1].end_s - starts, np.finfo(float).tiny)
-    at = int(np.argmin((ends - starts) / age_s * (_LEAST_CHANGE + np.array(changes))))
+    now_s = moments[-1].end_s
+    age_s = np.maximum(now_s - starts, np.finfo(float).tiny)
+    # Moments come to be as dense as the bracket says: by age, and the same again evenly, for the
+    # integral of 1 / age over all the time from a second on is the logarithm of that time.
+    evenly = math.log(max(age_s[0], math.e)) / age_s[0]
+    weight = (_LEAST_CHANGE + np.array(changes)) ** 2
+    at = int(np.argmin((ends - starts) * (1 / age_s + evenly) * weight))
     earlier, later = moments[at : at + 2]
-    made = joined(earlier, later, max(len(earlier), len(later)))
+    both = len(earlier) + len(later)
+    made = joined(earlier, later, min(both - 1, max(_LEAST, round(_SHARE * both))))
     moments[at : at + 2] = [made]
     del changes[at]
     for place in (at - 1, at):
         if 0 <= place < len(changes):
             changes[place] = change(moments[place], moments[place + 1])
-    return len(earlier) + len(later) - len(made)
+    return both - len(made)
