@@ -59,6 +59,7 @@ def watch(
 ) -> None:
     """Watch live video, asking it again and again, or whatever is typed meanwhile."""
     from vzvideo import qa
+    from vzvideo.video.live import Live
 
     factor = _speed(speed)
     if source == "-" and not questions:
@@ -70,6 +71,7 @@ def watch(
     # A camera does not wait, a file played as fast as it goes does.
     policy = policy or ("block" if factor is None else "drop_oldest")
     _check_settings(settings)
+    Live(source)  # says at once, before a model is loaded, that there is no such file
     with progress_bars() as progress:
         model = qa.load(settings=settings, progress=progress, say=say)
     restore = state if state is not None and state.exists() else None

@@ -66,8 +66,8 @@ class Stream:
         made_by = ("vzvideo", "model", "tower", "dtype")
         self._about = {name: recipe.about[name] for name in made_by} | asdict(compression)
         self._source = "stream"
-        least = compression.tokens_per_frame(qa.encoder.tokens)
-        memory = Memory(self._checked(budget, least))
+        self._each = compression.tokens_per_frame(qa.encoder.tokens)
+        memory = Memory(self._checked(budget))
         counts: dict[str, int] = {}
         if restore is not None:
             memory, counts = self._restored(Path(restore), memory)
@@ -84,15 +84,15 @@ class Stream:
         self._reading = threading.Lock()
         self._read: dict[bool, tuple[VisualTokens, Prefix]] = {}  # by whether of a window
 
-    def _checked(self, budget: int | None, least: int) -> int:
+    def _checked(self, budget: int | None) -> int:
         language = self._qa.language
         answer = min(self._settings.max_new_tokens, max(SHORTEST_ANSWER, language.window // 4))
         room = language.window - language.text_tokens("?") - answer
         budget = min(BUDGET, room) if budget is None else budget
-        if not least <= budget <= room:
+        if not self._each <= budget <= room:
             raise SettingsError(
-                f"budget: {budget} given; a frame takes {least} tokens, and beside text and answer "
-                f"the model has room for {room}"
+                f"budget: {budget} given; a frame takes {self._each} tokens, and beside text and "
+                f"answer the model has room for {room}"
             )
         return budget
 
@@ -208,7 +208,9 @@ class Stream:
             raise VideoError(
                 "nothing has been seen yet: push a frame or attach a source", code="no_frames"
             )
-        return as_tokens(memory.moments, self._qa.encoder.grid, self._source, self._about)
+        frames = sum(float(moment.weight.sum()) for moment in memory.moments) / self._each
+        about = self._about | {"stand_for": round(frames)}
+        return as_tokens(memory.moments, self._qa.encoder.grid, self._source, about)
 
     def _prefix(self, tokens: VisualTokens, window: bool) -> Prefix:
         """What the model knows after reading `tokens`, for one question to write into.
@@ -276,7 +278,7 @@ class Stream:
             "spans": torch.tensor(spans, dtype=torch.float64),
             "weight": torch.cat([moment.weight for moment in memory.moments]),
         }
-        store.save(replace(tokens, settings=self._about | {"counts": counts}), Path(path), more)
+        store.save(replace(tokens, settings=tokens.settings | {"counts": counts}), Path(path), more)
 
     def _restored(self, path: Path, memory: Memory) -> tuple[Memory, dict[str, int]]:
         """What `save` wrote, within the budget of `memory`, and what had been counted."""

@@ -115,9 +115,12 @@ class VisualTokens:
 
     @property
     def tokens_before(self) -> int:
-        """Tokens these frames would take uncompressed."""
+        """Tokens these frames would take uncompressed, those of a stream counted that they stand
+        for."""
         has_cls = bool((self.role == Role.CLS).any())
-        return self.frames * (self.grid[0] * self.grid[1] + has_cls)
+        return int(self.settings.get("stand_for", self.frames)) * (
+            self.grid[0] * self.grid[1] + has_cls
+        )
 
     def __repr__(self) -> str:
         return (
