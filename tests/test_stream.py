@@ -287,8 +287,8 @@ def test_a_closed_stream_can_be_asked_and_takes_nothing(qa: VideoQA, clip: Path)
 
 
 def test_pieces_add_up_and_an_answer_may_be_left(qa: VideoQA) -> None:
-    with qa.stream(max_new_tokens=90, budget=100) as stream:
-        push(stream, range(6))
+    with qa.stream(max_new_tokens=60, budget=100) as stream:
+        push(stream, range(207, 210))  # to which this model has several words
         expected = stream.ask(QUESTION)
         asking = stream.start(QUESTION)
         pieces = list(asking)
@@ -381,7 +381,7 @@ def test_frames_come_and_questions_too(qa: VideoQA) -> None:
 
 
 @pytest.fixture
-def reads(qa: VideoQA, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def reads(qa: VideoQA) -> Iterator[list[int]]:
     """How many tokens of each video the language model read anew."""
     projected: list[int] = []
 
@@ -390,7 +390,6 @@ def reads(qa: VideoQA, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     projector = qa.language.model.model.multi_modal_projector
     handle = projector.register_forward_pre_hook(note)
-    monkeypatch.setattr(handle, "remove", handle.remove)
     yield projected
     handle.remove()
 
@@ -448,7 +447,7 @@ def test_what_was_read_before_gives_the_same_scores(qa: VideoQA, loaded: VideoQA
 # -- the budget
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=20)
 @given(
     st.lists(
         st.tuples(
@@ -472,7 +471,7 @@ def test_tokens_are_never_over_the_budget(
             assert stream.stats.tokens <= budget
         assert stream.wait(SLACK_S)
         tokens = stream.tokens()
-        assert EACH <= len(tokens) <= budget
+        assert 1 <= len(tokens) <= budget
         assert len(tokens) == stream.stats.tokens == stream.memory.tokens
         assert (np.diff(tokens.pts_s) > 0).all()
         assert stream.memory.end_s == at_s
@@ -504,7 +503,7 @@ def test_a_budget_that_cannot_be_is_refused(qa: VideoQA, budget: int) -> None:
         qa.stream(budget=room + 1)
     with qa.stream(budget=EACH) as stream:
         push(stream, range(5))
-        assert stream.stats.tokens == EACH
+        assert 1 <= stream.stats.tokens <= EACH
     assert threading.active_count() == threads
 
 
@@ -555,6 +554,7 @@ def test_every_looks_where_it_is_told(qa: VideoQA) -> None:
         answer = next(answers)
         assert answer.frame_times_s[0] == 0.0
         assert len(answer.frame_times_s) >= 3
+        until(lambda: stream.stats.frames_in == 6)
 
 
 def ends_with_the_file(times: list[list[float]], last_s: float) -> None:
@@ -566,7 +566,7 @@ def ends_with_the_file(times: list[list[float]], last_s: float) -> None:
 
 
 def test_every_ends_with_the_file_and_an_answer_for_the_rest(qa: VideoQA, clip: Path) -> None:
-    with qa.stream(fps=25.0, budget=400) as stream:
+    with qa.stream(fps=25.0, budget=250) as stream:
         stream.attach(clip)
         ends_with_the_file([a.frame_times_s for a in stream.every(0.5, QUESTION)], 39 / 25)
 
@@ -575,14 +575,14 @@ def test_and_so_does_the_other_kind(qa: VideoQA, clip: Path) -> None:
     async def ask() -> list[list[float]]:
         return [answer.frame_times_s async for answer in stream.every(0.5, QUESTION)]
 
-    with qa.stream(fps=25.0, budget=400) as stream:
+    with qa.stream(fps=25.0, budget=250) as stream:
         stream.attach(clip)
         ends_with_the_file(asyncio.run(asyncio.wait_for(ask(), SLACK_S)), 39 / 25)
 
 
 def test_a_file_shorter_than_the_interval_gets_its_answer(qa: VideoQA, clip: Path) -> None:
     for fps in (25.0, 1.0, 0.5):  # 40 frames, 2, and 1
-        with qa.stream(fps=fps, budget=400) as stream:
+        with qa.stream(fps=fps, budget=250) as stream:
             stream.attach(clip)
             answers = list(stream.every(60.0, QUESTION))
         assert len(answers) == 1, fps
@@ -634,6 +634,7 @@ def test_leaving_early_leaves_nothing_behind(qa: VideoQA) -> None:
         later(push, stream, range(3, 6), first_s=3.0)
         for _ in stream.every(1.0, QUESTION):
             break
+        until(lambda: stream.stats.frames_in == 6)
     gc.collect()
     until(lambda: threading.active_count() <= before)
 
@@ -806,7 +807,7 @@ def silent() -> Iterator[str]:
 
 
 def test_closing_does_not_wait_for_a_silent_source(qa: VideoQA, silent: str) -> None:
-    with qa.stream(deadline_s=2.0) as stream:
+    with qa.stream(deadline_s=1.5) as stream:
         stream.attach(silent)
         assert not stream.wait(0.2)
         began = time.monotonic()
@@ -844,45 +845,38 @@ import vzvideo
 qa = vzvideo.load(sys.argv[1], cache=False, tokens_per_frame=5, max_new_tokens=6)
 encode = qa.encoder.encode
 qa.encoder.encode = lambda *frames: (time.sleep(0.05), encode(*frames))[1]  # a large model
-stream = qa.stream(queue=2, fps=25.0, tolerance=0.0)
-{begin}
-print(len(stream.ask("What happens?").text) > 0)
+streams = [qa.stream(queue=2, tolerance=0.0) for _ in range(4)]
+waits, ended, plays, endless = streams
+waits.push(np.zeros((48, 64, 3), np.uint8), 0.0)
+ended.attach(sys.argv[2])
+plays.attach(sys.argv[2], speed=0.001)
+endless.attach("testsrc=size=640x480:rate=25", fps=25.0, format="lavfi")
+print([len(stream.ask("What happens?").text) > 0 for stream in streams])
 """
 
 
-@pytest.mark.parametrize(
-    "begin",
-    [
-        "stream.push(np.zeros((48, 64, 3), np.uint8), 0.0)",
-        "stream.attach(sys.argv[2])",
-        "stream.attach(sys.argv[2], speed=0.001)",
-        "stream.attach('testsrc=size=640x480:rate=25', format='lavfi')",
-    ],
-    ids=["pushed", "file", "in real time", "without end"],
-)
-def test_what_is_never_closed_does_not_keep_python(
-    checkpoint: Path, clip: Path, begin: str
-) -> None:
-    code = NEVER_CLOSED.format(begin=begin)
+def test_what_is_never_closed_does_not_keep_python(checkpoint: Path, clip: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", code, str(checkpoint), str(clip)],
+        [sys.executable, "-c", NEVER_CLOSED, str(checkpoint), str(clip)],
         capture_output=True,
         text=True,
         check=False,
         timeout=30,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{[True] * 4}\n"
 
 
 # -- state
 
 
 def test_what_was_saved_goes_on(qa: VideoQA, tmp_path: Path) -> None:
-    with qa.stream(budget=40) as stream:
+    # A frame at a time: batches form by chance, and differ in a last bit.
+    with qa.stream(budget=40, batch=1) as stream:
         push(stream, [*range(20), 19, 19])
         stream.save(tmp_path / "state")
         before, answer = stream.memory, stream.ask(QUESTION)
-    with qa.stream(budget=40, restore=tmp_path / "state") as restored:
+    with qa.stream(budget=40, batch=1, restore=tmp_path / "state") as restored:
         assert_same(restored.memory, before)
         assert restored.stats == stream.stats
         again = restored.ask(QUESTION)
@@ -892,7 +886,7 @@ def test_what_was_saved_goes_on(qa: VideoQA, tmp_path: Path) -> None:
         push(restored, range(30, 40), first_s=22.0)
         assert restored.stats.frames_in == 32
         assert restored.memory.end_s == 31.0
-    with qa.stream(budget=40) as whole:  # as if it had never been away
+    with qa.stream(budget=40, batch=1) as whole:  # as if it had never been away
         push(whole, [*range(20), 19, 19, *range(30, 40)])
         assert_same(whole.memory, restored.memory)
 
@@ -925,7 +919,7 @@ def test_a_smaller_budget_holds_what_was_saved(qa: VideoQA, tmp_path: Path) -> N
         push(stream, range(20))
         stream.save(tmp_path / "state")
     with qa.stream(budget=21, restore=tmp_path / "state") as restored:
-        assert EACH <= restored.stats.tokens <= 21
+        assert 1 <= restored.stats.tokens <= 21
         assert (restored.memory.start_s, restored.memory.end_s) == (0.0, 19.0)
         assert restored.ask(QUESTION).text
         push(restored, range(5), first_s=20.0)
@@ -939,7 +933,7 @@ def test_a_larger_budget_takes_more(qa: VideoQA, tmp_path: Path) -> None:
     with qa.stream(budget=60, restore=tmp_path / "state") as restored:
         assert_same(restored.memory, stream.memory)
         push(restored, range(5), first_s=20.0)
-        assert restored.stats.tokens == 20 + 5 * EACH
+        assert restored.stats.tokens == stream.stats.tokens + 5 * EACH
 
 
 def test_what_does_not_fit_is_not_restored(

@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from vzvideo.cli_options import ANSWERING, Json, progress_bars, say, with_settings
-from vzvideo.errors import SettingsError, VzVideoError
+from vzvideo.errors import SettingsError, VideoError, VzVideoError
 
 if TYPE_CHECKING:
     from vzvideo.config import Settings
@@ -59,19 +59,23 @@ def watch(
 ) -> None:
     """Watch live video, asking it again and again, or whatever is typed meanwhile."""
     from vzvideo import qa
+    from vzvideo.ingest import Policy
     from vzvideo.video.live import Live
 
     factor = _speed(speed)
     if source == "-" and not questions:
         raise SettingsError("- takes the video from standard input: give what to ask with --ask")
-    if since is not None and since < 0:
+    if since is not None and not since >= 0:
         raise SettingsError(f"since: {since:g} given, seconds are needed")
     if state is not None and not state.parent.is_dir():
         raise SettingsError(f"{state}: there is no folder {state.parent}")
     # A camera does not wait, a file played as fast as it goes does.
     policy = policy or ("block" if factor is None else "drop_oldest")
+    if policy not in get_args(Policy):
+        raise SettingsError(f"policy: {policy!r} given, choose {' or '.join(get_args(Policy))}")
     _check_settings(settings)
     Live(source)  # says at once, before a model is loaded, that there is no such file
+    questions = [qa.checked(question) for question in questions or []]
     with progress_bars() as progress:
         model = qa.load(settings=settings, progress=progress, say=say)
     restore = state if state is not None and state.exists() else None
@@ -103,8 +107,9 @@ def _check_settings(settings: Settings) -> None:
     from vzvideo.stream import OF_FILES
 
     usual = Settings()
-    for name in sorted(OF_FILES):
-        if getattr(settings, name) != getattr(usual, name) and name != "cache":
+    wrong = [n for n in sorted(OF_FILES) if getattr(settings, n) != getattr(usual, n)]
+    for name in wrong:
+        if name != "cache" and (name, settings.sampling) != ("sampling", "fps"):
             option = name.removesuffix("_s").replace("_", "-")
             raise SettingsError(f"--{option}: not for `watch`; --fps says how often to look")
 
@@ -130,11 +135,12 @@ def _ask_again(
 ) -> None:
     since_s = {None: None, 0.0: -float("inf")}.get(since, -(since or 0.0))
     first, *others = questions
-    for answer in stream.every(every, first, since_s=since_s):
-        _print(stream, answer, as_json, labelled=bool(others))
+    again = stream.every(every, first, since_s=since_s)
+    for answer in again:
+        _print(stream, answer, again.at_s, as_json, labelled=bool(others))
         for question in others:
-            look = -every if since_s is None else since_s
-            _print(stream, stream.ask(question, since_s=look), as_json, labelled=True)
+            look, at_s = -every if since_s is None else since_s, stream.memory.end_s
+            _print(stream, stream.ask(question, since_s=look), at_s, as_json, labelled=True)
         saver.save_now_and_then()
 
 
@@ -167,13 +173,17 @@ def _ask_what_is_typed(stream: Stream, as_json: bool, saver: _Saver) -> None:
         if question:
             asked = True
             try:
-                _print(stream, stream.ask(question), as_json)
+                answer = stream.ask(question)
+                _print(stream, answer, stream.memory.end_s, as_json)
+            except VideoError:  # the video's own
+                raise
             except VzVideoError as error:  # one bad question ends nothing
                 say(f"vzvideo: {error}")
 
 
-def _print(stream: Stream, answer: Answer, as_json: bool, *, labelled: bool = False) -> None:
-    at_s = stream.memory.end_s
+def _print(
+    stream: Stream, answer: Answer, at_s: float, as_json: bool, *, labelled: bool = False
+) -> None:
     if as_json:
         about = dataclasses.asdict(answer)
         about |= {"time_s": round(at_s, 3), "stats": dataclasses.asdict(stream.stats)}
@@ -193,6 +203,8 @@ def _clock(seconds: float) -> str:
 
 def _summary(stream: Stream) -> None:
     s = stream.stats
+    if not s.frames_in:
+        return
     words = [f"{s.frames_in} frames in", f"{s.skipped} showed nothing new", f"{s.encoded} encoded"]
     words += [f"{s.dropped} dropped"] if s.dropped else []
     words += [f"{s.lost} damaged packets"] if s.lost else []

@@ -92,8 +92,8 @@ class Ingest:
     ) -> None:
         if policy not in get_args(Policy):
             raise SettingsError(f"policy: {policy!r} given, choose {' or '.join(get_args(Policy))}")
-        if queue < 1:
-            raise SettingsError(f"queue: {queue} given, room for 1 frame at least is needed")
+        if not isinstance(queue, int) or queue < 1:
+            raise SettingsError(f"queue: {queue} given, a number of frames, 1 at least, is needed")
         if not 0 <= tolerance <= 1:
             raise SettingsError(f"tolerance: {tolerance:g} given, 0..1 is allowed")
         self._encode, self._size, self._batch = encode, size, batch
@@ -125,7 +125,7 @@ class Ingest:
             raise SettingsError(f"frame: {kind} given, uint8 (H, W, 3) is needed")
         if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise SettingsError(f"frame: uint8 {frame.shape} given, uint8 (H, W, 3) is needed")
-        if not math.isfinite(pts_s):
+        if not isinstance(pts_s, (int, float, np.number)) or not math.isfinite(pts_s):
             raise SettingsError(f"pts_s: {pts_s} given, seconds are needed")
         with self._changed:
             self._check()
@@ -170,7 +170,7 @@ class Ingest:
             self._newest_s = pts_s
             self._counts["frames_in"] += 1
             last = self._last
-            if last is not None and same(small, last.small, self._tolerance):
+            if last is not None and self._shows_nothing_new(pixels, small, last):
                 self._counts["skipped"] += 1
                 last.end_s = pts_s
                 if last.remembered:
@@ -179,6 +179,13 @@ class Ingest:
                 self._last = _Frame(pixels, small, pts_s, pts_s)
                 self._waiting.append(self._last)
             self._changed.notify_all()
+
+    def _shows_nothing_new(
+        self, pixels: NDArray[np.uint8], small: NDArray[np.int16], last: _Frame
+    ) -> bool:
+        if not same(small, last.small, self._tolerance):
+            return False
+        return self._tolerance > 0 or np.array_equal(pixels, last.pixels)
 
     def _make_room(self) -> bool:
         """Whether the queue takes one more frame, after what the policy says."""
@@ -190,7 +197,12 @@ class Ingest:
                 self._counts["dropped"] += 1
                 return False
             else:
-                self._changed.wait()
+                try:
+                    self._changed.wait()
+                except BaseException:  # Ctrl-C
+                    self._counts["dropped"] += 1
+                    self._changed.notify_all()
+                    raise
                 if self._encoder_error is not None:  # which has counted this one, too
                     raise self._encoder_error
                 if self._closed:
@@ -214,10 +226,12 @@ class Ingest:
     def _next_batch(self) -> list[_Frame]:
         """What waits, of one size and no more than a batch; nothing once all is closed."""
         with self._changed:
-            while not (self._waiting or self._closed):
-                self._changed.wait(_LOOK_S)
+            while True:
                 if not threading.main_thread().is_alive():  # nobody closed the stream
                     self._close()
+                if self._waiting or self._closed:
+                    break
+                self._changed.wait(_LOOK_S)
             batch: list[_Frame] = []
             while self._waiting and len(batch) < self._batch:
                 if batch and self._waiting[0].pixels.shape != batch[0].pixels.shape:
@@ -314,7 +328,8 @@ class Ingest:
     @property
     def counts(self) -> dict[str, int]:
         """What a later run goes on counting from."""
-        return {name: getattr(self.stats, name) for name in COUNTED}
+        stats = self.stats  # of one moment
+        return {name: getattr(stats, name) for name in COUNTED}
 
     @property
     def _pending(self) -> int:

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from vzvideo import store
+from vzvideo.config import Settings
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.ingest import Ingest, Policy, Stats
 from vzvideo.models.video_llava import SHORTEST_ANSWER, Prefix, copy_cache
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 BUDGET = 2048  # tokens remembered where nobody says otherwise, and the model has room for them
 # Settings that say which frames of a file to look at.
 OF_FILES = {"frames", "sampling", "start_s", "end_s", "decoder", "cache", "cache_gib"}
+# And those that a loaded model has.
+OF_MODELS = {"model", "device", "dtype", "quantize"}
 
 
 class Stream:
@@ -59,6 +62,8 @@ class Stream:
         """See `VideoQA.stream`."""
         if wrong := OF_FILES & changes.keys():
             raise SettingsError(f"{', '.join(sorted(wrong))}: not for a stream, which takes `fps`")
+        if wrong := OF_MODELS & changes.keys():
+            raise SettingsError(f"{', '.join(sorted(wrong))}: say it to `load`, of the whole model")
         self._qa = qa
         self._settings = qa.settings.replace(**changes)
         recipe = qa.recipe(**{"frames": 1, **changes})
@@ -86,7 +91,7 @@ class Stream:
 
     def _checked(self, budget: int | None) -> int:
         language = self._qa.language
-        answer = min(self._settings.max_new_tokens, max(SHORTEST_ANSWER, language.window // 4))
+        answer = max(SHORTEST_ANSWER, language.window // 4)  # and what is asked
         room = language.window - language.text_tokens("?") - answer
         budget = min(BUDGET, room) if budget is None else budget
         if not self._each <= budget <= room:
@@ -171,18 +176,20 @@ class Stream:
         **changes: Any,
     ) -> Asking:
         """As `ask`; iterate over what comes back for the text as it is generated."""
-        question = checked(question)
-        if wrong := changes.keys() - {"max_new_tokens", "temperature"}:
-            raise SettingsError(
-                f"{', '.join(sorted(wrong))}: settings of the stream, too late in a question"
-            )
-        settings = self._settings.replace(**changes)
+        question, settings = checked(question), self._answering(changes)
         tokens = self.tokens(since_s=since_s, until_s=until_s)
         begun = time.perf_counter()
         prefix = self._prefix(tokens, since_s is not None or until_s is not None)
         seconds = {"prefill": time.perf_counter() - begun}
         encoded = Encoded(tokens, {}, False, tokens.frames, 0)
         return Asking(self._qa, encoded, prefix, question, settings, seconds)
+
+    def _answering(self, changes: dict[str, Any]) -> Settings:
+        if wrong := changes.keys() - {"max_new_tokens", "temperature"}:
+            raise SettingsError(
+                f"{', '.join(sorted(wrong))}: settings of the stream, too late in a question"
+            )
+        return self._settings.replace(**changes)
 
     def tokens(self, *, since_s: float | None = None, until_s: float | None = None) -> VisualTokens:
         """What is remembered at this moment, or a part of it; see `ask`.
@@ -194,7 +201,7 @@ class Stream:
             return self._whole(memory)
         since = _place(since_s, -math.inf, memory.end_s)
         until = _place(until_s, math.inf, memory.end_s)
-        moments = memory.between(since, until)
+        moments = memory.between(since, until) if since <= until else ()
         if memory.moments and not moments:
             raise VideoError(
                 f"nothing is remembered between {since:.1f} and {until:.1f} s: the stream goes "
@@ -245,6 +252,7 @@ class Stream:
         """
         if not 0 < seconds < math.inf:
             raise SettingsError(f"every: {seconds:g} given, seconds above 0 are needed")
+        self._answering(changes)  # what is wrong with them is told at once
         since_s = -seconds if since_s is None else since_s
         return Every(self, self._ingest, seconds, checked(question), since_s, changes)
 
@@ -328,14 +336,19 @@ class Stream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        trouble = self._ingest.trouble
         self.close()
+        trouble = self._ingest.trouble
         if error is None and trouble is not None:
             raise trouble
 
 
 class Every:
-    """Answers to one question, time and again; see `Stream.every`."""
+    """Answers to one question, time and again; see `Stream.every`.
+
+    at_s: up to when the last answer looked.
+    """
+
+    at_s = -math.inf
 
     def __init__(
         self,
@@ -352,12 +365,13 @@ class Every:
         self._left = threading.Event()  # nobody waits for more
 
     def __iter__(self) -> Iterator[Answer]:
-        answered_s = max(0.0, self._ingest.memory.end_s)
+        answered_s = self._ingest.memory.end_s
         while True:
-            due_s = answered_s + self._seconds
+            due_s = max(0.0, answered_s) + self._seconds
             reached_s = self._ingest.reached(due_s, self._left)
             if self._left.is_set() or reached_s <= answered_s:
                 return
+            self.at_s = reached_s
             yield self._stream.ask(self._question, since_s=self._since_s, **self._changes)
             if reached_s < due_s:  # that was the rest
                 return

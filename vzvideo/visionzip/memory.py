@@ -159,7 +159,7 @@ class Memory:
         """The moments of which some part lies in the window, its ends counted; where it lies
         between two, the earlier: that is what was to be seen then."""
         found = tuple(m for m in self.moments if m.end_s >= since_s and m.start_s <= until_s)
-        if found or not self.start_s <= until_s <= self.end_s:
+        if found or not max(self.start_s, since_s) <= until_s <= self.end_s:
             return found
         return tuple(m for m in self.moments if m.start_s <= until_s)[-1:]
 
