@@ -237,7 +237,7 @@ def _first_token(stream: Stream) -> float:
     stream.forget()
     begun = time.perf_counter()
     answer = iter(stream.start("What is happening in the video?"))
-    next(answer)
+    next(answer, None)
     taken = time.perf_counter() - begun
     answer.close()  # type: ignore[attr-defined]
     return taken
@@ -252,6 +252,7 @@ def burst(qa: VideoQA, seconds: float) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (64, edge, edge, 3), np.uint8)
     times = np.arange(8, dtype=np.float64)
+    qa.encoder.encode(FrameBatch(pictures[:8], times))  # the first is slower
     begun = time.perf_counter()
     qa.encoder.encode(FrameBatch(pictures[:8], times))
     rate = 8 / (time.perf_counter() - begun)
@@ -265,17 +266,17 @@ def burst(qa: VideoQA, seconds: float) -> dict[str, Any]:
                 number += 1
                 ahead_s = number / (10 * rate) - (time.perf_counter() - begun)
                 time.sleep(max(0.0, ahead_s))
-                if number % round(10 * rate * seconds / 4) == 0:
+                if number % max(1, round(10 * rate * seconds / 4)) == 0:
                     at = time.perf_counter()
                     stream.ask("What is shown?")
                     asked.append(time.perf_counter() - at)
-            worst_lag_s = stream.stats.lag_s
+            lag_s = stream.stats.lag_s
             stream.wait()
             stats = stream.stats
         parts = (stats.skipped, stats.encoded, stats.dropped, stats.waiting)
         found[policy] = dataclasses.asdict(stats) | {
             "pushed": number, "adds_up": number == stats.frames_in == sum(parts),
-            "lag_at_the_end_s": worst_lag_s, "answers_s": asked,
+            "lag_at_the_end_s": lag_s, "answers_s": asked,
         }  # fmt: skip
     return found
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import queue
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,17 +83,16 @@ def watch(
         budget=budget, policy=policy, tolerance=tolerance, restore=restore,  # type: ignore[arg-type]
     )  # fmt: skip
     with stream, _stopping():
-        saver = _Saver(stream, state)
         try:
-            stream.attach(source, speed=factor)
-            if questions:
-                _ask_again(stream, questions, every, since, as_json, saver)
-            else:
-                _ask_what_is_typed(stream, as_json, saver)
+            with _saving(stream, state):
+                stream.attach(source, speed=factor)
+                if questions:
+                    _ask_again(stream, questions, every, since, as_json)
+                else:
+                    _ask_what_is_typed(stream, as_json)
         except KeyboardInterrupt:  # how one stops watching
             say("")
         finally:
-            saver.save()
             _summary(stream)
             stream.close()
             if not stream.ended and sys.exc_info()[0] is None:  # nobody waits for a dead camera
@@ -131,20 +130,19 @@ def _ask_again(
     every: float,
     since: float | None,
     as_json: bool,
-    saver: _Saver,
 ) -> None:
-    since_s = {None: None, 0.0: -float("inf")}.get(since, -(since or 0.0))
+    since_s = -every if since is None else (-since or -math.inf)  # 0 for all there is
     first, *others = questions
     again = stream.every(every, first, since_s=since_s)
     for answer in again:
         _print(stream, answer, again.at_s, as_json, labelled=bool(others))
         for question in others:
-            look, at_s = -every if since_s is None else since_s, stream.memory.end_s
-            _print(stream, stream.ask(question, since_s=look), at_s, as_json, labelled=True)
-        saver.save_now_and_then()
+            at_s = stream.memory.end_s
+            answer = stream.ask(question, since_s=since_s)
+            _print(stream, answer, at_s, as_json, labelled=True)
 
 
-def _ask_what_is_typed(stream: Stream, as_json: bool, saver: _Saver) -> None:
+def _ask_what_is_typed(stream: Stream, as_json: bool) -> None:
     """Answers questions from standard input as they come, until it ends; where none came, as for a
     service, until the video ends."""
     asked = False
@@ -159,15 +157,13 @@ def _ask_what_is_typed(stream: Stream, as_json: bool, saver: _Saver) -> None:
         say("Ask away while it plays; Ctrl-D or Ctrl-C ends.")
     threading.Thread(target=read, daemon=True).start()
     while True:
-        saver.save_now_and_then()
         try:
             question = typed.get(timeout=0.2)
         except queue.Empty:
             stream.wait(0)  # raises what has gone wrong
             continue
         if question is None and not asked:
-            while not stream.wait(_SAVE_S):
-                saver.save_now_and_then()
+            stream.wait()
         if question is None:
             return
         if question:
@@ -212,21 +208,30 @@ def _summary(stream: Stream) -> None:
     say(f"{', '.join(words)}; {s.tokens} tokens for {_clock(s.covered_s)}")
 
 
-class _Saver:
-    """Keeps a stream's state in a file."""
+@contextmanager
+def _saving(stream: Stream, path: Path | None) -> Iterator[None]:
+    """Keeps a stream's state in a file, once a minute and at the end."""
+    over = threading.Event()
 
-    def __init__(self, stream: Stream, path: Path | None) -> None:
-        self._stream, self._path = stream, path
-        self._saved = time.monotonic()
+    def save() -> None:
+        if path is not None and stream.memory.moments:
+            try:
+                stream.save(path)
+            except VzVideoError as error:  # a full disk ends no watching
+                say(f"vzvideo: {error}")
 
-    def save_now_and_then(self) -> None:
-        if time.monotonic() - self._saved > _SAVE_S:
-            self.save()
+    def now_and_then() -> None:
+        while not over.wait(_SAVE_S):
+            save()
 
-    def save(self) -> None:
-        self._saved = time.monotonic()
-        if self._path is not None and self._stream.memory.moments:
-            self._stream.save(self._path)
+    saver = threading.Thread(target=now_and_then, daemon=True)
+    saver.start()
+    try:
+        yield
+    finally:
+        over.set()
+        saver.join()
+        save()
 
 
 @contextmanager

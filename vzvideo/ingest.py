@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vzvideo.errors import SettingsError
+from vzvideo.errors import ModelError, SettingsError
 from vzvideo.types import FrameBatch, VisualTokens
 from vzvideo.video.live import Live, same, shrunk, thumbnail
 from vzvideo.visionzip.memory import Memory, Moment
@@ -38,7 +38,7 @@ class Stats:
     skipped: frames that showed nothing new. dropped: those there was no time for. waiting: not yet
     encoded. lag_s: how far what is remembered is behind what came in. tokens: remembered.
     covered_s: from the first moment remembered to the last. lost, reconnects: of attached sources:
-    damaged packets, and how often one that had gone was connected anew.
+    damaged packets and frames, and how often one that had gone was connected anew.
     """
 
     frames_in: int = 0
@@ -101,15 +101,15 @@ class Ingest:
         # What follows changes under this one only, and whoever waits for it waits here.
         self._changed = threading.Condition()
         self._memory = memory
-        self._newest_s = memory.end_s
+        self._newest_s, self._first_s = memory.end_s, 0.0
         self._counts = dict.fromkeys(COUNTED, 0) | counts
         self._counts["dropped"] += self._pending  # what waited at the end of a former run
         self._waiting: deque[_Frame] = deque()
         self._last: _Frame | None = None  # the last that was to be encoded
         self._live: Live | None = None
         self._attached = False  # was anything ever
-        self._source_error: BaseException | None = None
-        self._encoder_error: BaseException | None = None
+        self._untold: BaseException | None = None  # what went wrong in a thread
+        self._broken: BaseException | None = None  # why the encoder's has ended
         self._closed = False
         self._pushing = threading.Lock()  # one frame after the other, also where they have to wait
         # No daemons: those that are in the middle of something when Python ends crash it.
@@ -127,14 +127,18 @@ class Ingest:
             raise SettingsError(f"frame: uint8 {frame.shape} given, uint8 (H, W, 3) is needed")
         if not isinstance(pts_s, (int, float, np.number)) or not math.isfinite(pts_s):
             raise SettingsError(f"pts_s: {pts_s} given, seconds are needed")
+        if pts_s < 0:  # which in a question counts from now
+            raise SettingsError(f"pts_s: {pts_s:g} given, times of a stream begin at 0")
         with self._changed:
-            self._check()
+            self._check(feeding=True)
+            if self._live is not None:
+                raise SettingsError(f"{self._live.source} is attached: push before or after it")
         self._take(shrunk(frame, self._size), float(pts_s))
 
     def attach(self, open_at: Callable[[float], Live]) -> None:
         """Reads a source in a thread of its own; open_at: the source, by the time it begins at."""
         with self._changed:
-            self._check()
+            self._check(feeding=True)
             if self._live is not None:
                 raise SettingsError(f"{self._live.source} is attached: one source at a time")
             first = self._newest_s == -math.inf
@@ -155,20 +159,18 @@ class Ingest:
             self._live = None
             self._counts["lost"] += live.lost
             self._counts["reconnects"] += live.reconnects
-            if not self._closed and self._encoder_error is None:
-                self._source_error = error
+            if not self._closed and self._broken is None:
+                self._untold = error
             self._changed.notify_all()
 
     def _take(self, pixels: NDArray[np.uint8], pts_s: float) -> None:
         small = thumbnail(pixels)
         with self._pushing, self._changed:
-            self._check()
+            self._check_open()
             if pts_s < self._newest_s:
                 raise SettingsError(
                     f"pts_s: {pts_s:g} given after {self._newest_s:g}: times must not go back"
                 )
-            self._newest_s = pts_s
-            self._counts["frames_in"] += 1
             last = self._last
             if last is not None and self._shows_nothing_new(pixels, small, last):
                 self._counts["skipped"] += 1
@@ -178,6 +180,12 @@ class Ingest:
             elif self._make_room():
                 self._last = _Frame(pixels, small, pts_s, pts_s)
                 self._waiting.append(self._last)
+            else:
+                self._counts["dropped"] += 1
+            if self._newest_s == -math.inf:
+                self._first_s = pts_s
+            self._newest_s = pts_s
+            self._counts["frames_in"] += 1
             self._changed.notify_all()
 
     def _shows_nothing_new(
@@ -190,24 +198,14 @@ class Ingest:
     def _make_room(self) -> bool:
         """Whether the queue takes one more frame, after what the policy says."""
         while len(self._waiting) >= self._limit:
+            if self._policy == "drop_newest":
+                return False
             if self._policy == "drop_oldest":
                 self._counts["dropped"] += 1
                 self._waiting.popleft()
-            elif self._policy == "drop_newest":
-                self._counts["dropped"] += 1
-                return False
             else:
-                try:
-                    self._changed.wait()
-                except BaseException:  # Ctrl-C
-                    self._counts["dropped"] += 1
-                    self._changed.notify_all()
-                    raise
-                if self._encoder_error is not None:  # which has counted this one, too
-                    raise self._encoder_error
-                if self._closed:
-                    self._counts["dropped"] += 1
-                    raise _closed()
+                self._changed.wait()
+                self._check_open()  # a frame that is refused has never come in
         return True
 
     # -- frames to tokens
@@ -218,7 +216,7 @@ class Ingest:
                 self._remember(batch)
         except BaseException as error:
             with self._changed:
-                self._encoder_error = error
+                self._broken = self._untold = error
                 self._waiting.clear()
                 self._counts["dropped"] += self._pending
                 self._changed.notify_all()
@@ -251,6 +249,10 @@ class Ingest:
         for frame, moment in zip(batch, as_moments(self._encode(frames)), strict=True):
             memory = memory.add(moment).lasting(frame.end_s)
         with self._changed:
+            if self._closed:  # what was remembered then is what stays
+                self._counts["dropped"] += len(batch)
+                self._changed.notify_all()
+                return
             self._memory = memory.lasting(batch[-1].end_s)
             for frame in batch:
                 frame.remembered = True
@@ -270,6 +272,7 @@ class Ingest:
         with self._changed:
             counts, memory, live = dict(self._counts), self._memory, self._live
             waiting, newest_s = self._pending, self._newest_s
+            behind_s = memory.end_s if memory.moments else self._first_s
             if live is not None:
                 counts["lost"] += live.lost
                 counts["reconnects"] += live.reconnects
@@ -277,7 +280,7 @@ class Ingest:
         return Stats(
             **counts,
             waiting=waiting,
-            lag_s=newest_s - memory.end_s if waiting and remembered else 0.0,
+            lag_s=newest_s - behind_s if waiting else 0.0,
             tokens=memory.tokens,
             covered_s=memory.end_s - memory.start_s if remembered else 0.0,
         )
@@ -290,7 +293,9 @@ class Ingest:
                     self._memory.moments or self._over or (self._live is None and not self._pending)
                 )
             )
-            self._check(closed=False)
+            self._check()
+            if not self._memory.moments:
+                self._check_encoder()
             return self._memory
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -299,7 +304,8 @@ class Ingest:
             done = self._changed.wait_for(
                 lambda: self._over or (self._live is None and not self._pending), timeout_s
             )
-            self._check(closed=False)
+            self._check()
+            self._check_encoder()
             return done
 
     def reached(self, due_s: float, left: threading.Event) -> float:
@@ -312,7 +318,8 @@ class Ingest:
 
         with self._changed:
             self._changed.wait_for(lambda: self._memory.end_s >= due_s or over())
-            self._check(closed=False)
+            self._check()
+            self._check_encoder()
             return self._memory.end_s
 
     def wake(self) -> None:
@@ -320,16 +327,15 @@ class Ingest:
         with self._changed:
             self._changed.notify_all()
 
-    @property
-    def trouble(self) -> BaseException | None:
-        """What went wrong in a thread, and nobody has been told."""
-        return self._encoder_error or self._source_error
+    def told(self) -> BaseException | None:
+        """What went wrong in a thread, if nobody has been told yet; now somebody has."""
+        error, self._untold = self._untold, None
+        return error
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """What a later run goes on counting from."""
-        stats = self.stats  # of one moment
-        return {name: getattr(stats, name) for name in COUNTED}
+    def state(self) -> tuple[Memory, dict[str, int]]:
+        """What is remembered, and what a later run goes on counting from, at one moment."""
+        with self._changed:
+            return self._memory, dict(self._counts)
 
     @property
     def _pending(self) -> int:
@@ -339,28 +345,45 @@ class Ingest:
     @property
     def _over(self) -> bool:
         """Whether nothing more comes, or somebody has to be told."""
-        return self._closed or self.trouble is not None
+        return self._closed or self._broken is not None or self._untold is not None
 
-    def _check(self, *, closed: bool = True) -> None:
-        """A thread's error reaches whoever calls next; a source's once, for asking goes on."""
-        if self._encoder_error is not None:
-            raise self._encoder_error
-        if closed and self._closed:
-            raise _closed()
-        if self._source_error is not None:
-            error, self._source_error = self._source_error, None
+    def _check(self, *, feeding: bool = False) -> None:
+        """A thread's error reaches whoever calls next, once: what is remembered can still be asked.
+
+        feeding: refuses where nothing more can come in.
+        """
+        if (error := self.told()) is not None:
             raise error
+        if feeding:
+            self._check_open()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SettingsError("the stream is closed: open another", code="closed")
+        self._check_encoder()
+
+    def _check_encoder(self) -> None:
+        if self._broken is not None:
+            raise ModelError(
+                f"the stream's encoder has failed ({type(self._broken).__name__}): what is "
+                "remembered can be asked and saved; open another stream to go on",
+                code="encoder",
+            ) from self._broken
 
     # -- the end
 
     def close(self) -> None:
         """See `Stream.close`."""
-        with self._changed:
-            self._close()
+        self.stop()
         ends = time.monotonic() + _CLOSE_S
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, ends - time.monotonic()))
+
+    def stop(self) -> None:
+        """Lets everything end, and waits for nothing."""
+        with self._changed:
+            self._close()
 
     def _close(self) -> None:
         self._closed = True
@@ -374,10 +397,6 @@ class Ingest:
     def ended(self) -> bool:
         """Whether all threads have ended."""
         return not any(thread.is_alive() for thread in self._threads)
-
-
-def _closed() -> SettingsError:
-    return SettingsError("the stream is closed: open another", code="closed")
 
 
 def as_moments(tokens: VisualTokens) -> Iterator[Moment]:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -72,7 +75,7 @@ class Stream:
         self._about = {name: recipe.about[name] for name in made_by} | asdict(compression)
         self._source = "stream"
         self._each = compression.tokens_per_frame(qa.encoder.tokens)
-        memory = Memory(self._checked(budget))
+        memory = Memory(self._room(budget))
         counts: dict[str, int] = {}
         if restore is not None:
             memory, counts = self._restored(Path(restore), memory)
@@ -86,10 +89,12 @@ class Stream:
             policy=policy,
             tolerance=tolerance,
         )
+        # Where nobody closes it and nobody has it any more, its threads end as well.
+        weakref.finalize(self, self._ingest.stop)
         self._reading = threading.Lock()
         self._read: dict[bool, tuple[VisualTokens, Prefix]] = {}  # by whether of a window
 
-    def _checked(self, budget: int | None) -> int:
+    def _room(self, budget: int | None) -> int:
         language = self._qa.language
         answer = max(SHORTEST_ANSWER, language.window // 4)  # and what is asked
         room = language.window - language.text_tokens("?") - answer
@@ -123,11 +128,11 @@ class Stream:
         Args:
             source: rtsp, http(s), udp or tcp URL, file, capture device, or "-".
             speed: for a file: 1.0 in real time; None as fast as it goes.
-            fps: frames a second to look at; None for the setting (1).
+            fps: frames a second to look at; None for the setting (1), a large number for all.
             format: FFmpeg's name of the input format, where the source does not tell.
 
-        Raises VideoError here where there is no such file; what fails later is raised by the next
-        call. See `video.live.Live` for what is survived.
+        Raises VideoError here where there is no such file; what fails later is raised once, by the
+        next call of any thread. See `video.live.Live` for what is survived.
         """
         name = os.fspath(source)
 
@@ -158,8 +163,9 @@ class Stream:
         """The answer to a question about what is remembered at this moment.
 
         Args:
-            since_s, until_s: the part to look at, in seconds of the stream; below 0 they count
-                from now, so that `since_s=-30` is the last half minute.
+            since_s, until_s: the part to look at, in seconds of the stream, as finely as it is
+                remembered: a moment far back may reach beyond it. Below 0 they count from the end
+                of what is remembered, so that `since_s=-30` is the last half minute.
             changes: `max_new_tokens`, `temperature`.
 
         Frames that are still waiting are not seen; `wait` waits for them. The answer's
@@ -187,7 +193,8 @@ class Stream:
     def _answering(self, changes: dict[str, Any]) -> Settings:
         if wrong := changes.keys() - {"max_new_tokens", "temperature"}:
             raise SettingsError(
-                f"{', '.join(sorted(wrong))}: settings of the stream, too late in a question"
+                f"{', '.join(sorted(wrong))}: a question takes max_new_tokens and temperature; the "
+                "rest is said when the stream is made"
             )
         return self._settings.replace(**changes)
 
@@ -198,7 +205,7 @@ class Stream:
         """
         memory = self._ingest.first()
         if since_s is None and until_s is None:
-            return self._whole(memory)
+            return self._whole(memory.moments)
         since = _place(since_s, -math.inf, memory.end_s)
         until = _place(until_s, math.inf, memory.end_s)
         moments = memory.between(since, until) if since <= until else ()
@@ -208,16 +215,16 @@ class Stream:
                 f"from {memory.start_s:.1f} to {memory.end_s:.1f} s",
                 code="clip",
             )
-        return self._whole(replace(memory, moments=moments))
+        return self._whole(moments)
 
-    def _whole(self, memory: Memory) -> VisualTokens:
-        if not memory.moments:
+    def _whole(self, moments: tuple[Moment, ...]) -> VisualTokens:
+        if not moments:
             raise VideoError(
                 "nothing has been seen yet: push a frame or attach a source", code="no_frames"
             )
-        frames = sum(float(moment.weight.sum()) for moment in memory.moments) / self._each
+        frames = sum(float(moment.weight.sum()) for moment in moments) / self._each
         about = self._about | {"stand_for": round(frames)}
-        return as_tokens(memory.moments, self._qa.encoder.grid, self._source, about)
+        return as_tokens(moments, self._qa.encoder.grid, self._source, about)
 
     def _prefix(self, tokens: VisualTokens, window: bool) -> Prefix:
         """What the model knows after reading `tokens`, for one question to write into.
@@ -269,7 +276,8 @@ class Stream:
         return self._ingest.memory
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Until what is attached has ended and all frames are remembered; whether that is so."""
+        """Until what is attached has ended and no frame waits, or the stream is closed; whether
+        that is so."""
         return self._ingest.wait(timeout_s)
 
     # -- state
@@ -279,8 +287,8 @@ class Stream:
 
         It is a file of visual tokens, too: `qa.ask(path, ...)` asks it.
         """
-        memory, counts = self._ingest.memory, self._ingest.counts
-        tokens = self._whole(memory)
+        memory, counts = self._ingest.state()
+        tokens = self._whole(memory.moments)
         spans = [(moment.start_s, moment.end_s, len(moment)) for moment in memory.moments]
         more = {
             "spans": torch.tensor(spans, dtype=torch.float64),
@@ -315,12 +323,14 @@ class Stream:
     # -- the end
 
     def close(self) -> None:
-        """Ends everything within a second; frames still waiting count as dropped.
+        """Ends everything; frames still waiting count as dropped.
 
-        What is remembered can still be asked and saved. A source that says nothing keeps its
-        thread until its deadline; see `ended`.
+        Returns within a second. A source that says nothing keeps its thread until its deadline, and
+        Python waits for that one when it ends; see `ended`. What is remembered can still be asked
+        and saved.
         """
         self._ingest.close()
+        self.forget()
 
     @property
     def ended(self) -> bool:
@@ -337,7 +347,7 @@ class Stream:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-        trouble = self._ingest.trouble
+        trouble = self._ingest.told()
         if error is None and trouble is not None:
             raise trouble
 
@@ -362,14 +372,20 @@ class Every:
         self._stream, self._ingest = stream, ingest
         self._seconds, self._question = seconds, question
         self._since_s, self._changes = since_s, changes
-        self._left = threading.Event()  # nobody waits for more
 
     def __iter__(self) -> Iterator[Answer]:
-        answered_s = self._ingest.memory.end_s
+        return self._answers(threading.Event())
+
+    def _answers(self, left: threading.Event) -> Iterator[Answer]:
+        """left: set, and the ingest woken, where nobody waits for more."""
+        answered_s = begun_s = self._ingest.memory.end_s
+        if begun_s == -math.inf:  # from the first frame on
+            self._ingest.reached(-sys.float_info.max, left)
+            begun_s = self._ingest.memory.start_s
         while True:
-            due_s = max(0.0, answered_s) + self._seconds
-            reached_s = self._ingest.reached(due_s, self._left)
-            if self._left.is_set() or reached_s <= answered_s:
+            due_s = max(begun_s, answered_s) + self._seconds
+            reached_s = self._ingest.reached(due_s, left)
+            if left.is_set() or reached_s <= answered_s:
                 return
             self.at_s = reached_s
             yield self._stream.ask(self._question, since_s=self._since_s, **self._changes)
@@ -378,13 +394,18 @@ class Every:
             answered_s = reached_s
 
     async def __aiter__(self) -> AsyncIterator[Answer]:
-        answers = iter(self)
+        left = threading.Event()
+        answers = self._answers(left)
+        # A thread of its own: one that waits for hours would be missed in asyncio's pool.
+        thread = ThreadPoolExecutor(1, "vzvideo every")
+        loop = asyncio.get_running_loop()
         try:
-            while (answer := await asyncio.to_thread(next, answers, None)) is not None:
+            while (answer := await loop.run_in_executor(thread, next, answers, None)) is not None:
                 yield answer
         finally:
-            self._left.set()
+            left.set()
             self._ingest.wake()
+            thread.shutdown(wait=False)
 
 
 def _place(at_s: float | None, otherwise_s: float, now_s: float) -> float:

@@ -106,7 +106,6 @@ def test_a_camera_that_is_killed_comes_back(camera: Camera) -> None:
     for pixels, at_s in source:
         assert pixels.shape == (240, 320, 3)
         assert pixels.std() > 10  # bars, and no grey of a picture that never came
-        assert source.connected
         times.append(at_s)
         if source.reconnects == killed_at:  # what had come before it was killed
             continue

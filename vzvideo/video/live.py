@@ -22,7 +22,9 @@ import av
 import av.error
 import numpy as np
 from av.container import InputContainer
+from av.stream import Discard
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vzvideo.errors import SettingsError, VideoError
@@ -34,7 +36,7 @@ _BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 30.0
 _DAMAGE_LIMIT = 500  # failed reads in a row, behind which the connection counts as lost
 _JITTER_S = 1.0  # a frame so little too late is left out; one later than that starts a new clock
 _STUCK = 50  # so many in a row, and the clock stands still
-_GAP_S = 60.0  # a file's next frame may come so much later; beyond it the clock has jumped
+_GAP_S = 3600.0  # a file's next frame may come so much later; beyond it the clock has jumped
 _DRIFT_S = 10.0  # so much faster than the wall's may a live source's clock run at once
 _BETWEEN = 17  # pictures from one that others refer to, to the next: 16 at most lie between
 _FASTEST = 240.0  # beyond it a rate is made up
@@ -132,7 +134,6 @@ class Live:
         self._clock: Clock | None = None
         self._closed = threading.Event()
         self._heard = 0.0  # monotonic time of the last frame
-        self.connected = False
         self.reconnects = 0
         self.lost = 0
 
@@ -144,13 +145,11 @@ class Live:
         """uint8 (H, W, 3) RGB and its time in seconds; sizes may change on the way."""
         backoff_s = _BACKOFF_S
         while not self._closed.is_set():
-            frames = 0
+            begun = time.monotonic()
             try:
                 connection: Any = self._connection()
                 with closing(connection):
                     for pixels, pts_s in connection:
-                        frames += 1
-                        backoff_s = _BACKOFF_S
                         yield pixels, pts_s
                         if self._closed.is_set():
                             return
@@ -161,12 +160,11 @@ class Live:
             except VideoError:
                 if self._clock is None or not self._endless:
                     raise
-            finally:
-                self.connected = False
+            if time.monotonic() - begun > _LONGEST_BACKOFF_S:  # it was there for a while
+                backoff_s = _BACKOFF_S
             if self._closed.wait(backoff_s):
                 return
             backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
-            self.reconnects += 1
 
     def _connection(self) -> Iterator[tuple[Pixels, float]]:
         """The frames of one connection."""
@@ -175,7 +173,7 @@ class Live:
             streams = [s for s in container.streams.video if s.codec_context is not None]
             if not streams:
                 raise VideoError(f"{self.source}: no video in it", code="no_video")
-            stream = container.streams.best("video") or streams[0]
+            stream = self._choose(streams)
             # What has a length has an end; so has what somebody pipes in.
             self._endless = not container.duration and not self._ends
             stream.thread_type = "AUTO"  # type: ignore[attr-defined]
@@ -188,11 +186,11 @@ class Live:
             else:
                 clock = self._clock
                 clock.restart()
-            due_s, begun = -math.inf, None
+            due_s, begun, anew = -math.inf, None, self._clock is not None
             for frame in self._frames(container, stream):
                 at_s = clock.time(frame.time)
-                self._clock = clock
-                self.connected = True
+                self.reconnects += anew
+                self._clock, anew = clock, False
                 if at_s is None or at_s < due_s:
                     continue
                 if self._fps:  # a grid that does not drift
@@ -205,6 +203,20 @@ class Live:
                     self._heard = time.monotonic()
                 with suppress(av.error.FFmpegError, ValueError):
                     yield self._pixels(frame), at_s
+                self._heard = time.monotonic()  # whoever took it may have taken his time
+
+    def _choose(self, streams: list[VideoStream]) -> VideoStream:
+        """The smallest that is large enough, or the largest; the others are not fetched at all."""
+
+        def edge(stream: VideoStream) -> int:
+            return min(stream.codec_context.width, stream.codec_context.height)
+
+        enough = [stream for stream in streams if self._size and edge(stream) >= self._size]
+        chosen = min(enough, key=edge) if enough else max(streams, key=edge)
+        for stream in streams:
+            if stream is not chosen:
+                stream.discard = Discard.all
+        return chosen
 
     def _open(self) -> InputContainer:
         options = dict(self._options)
@@ -271,7 +283,6 @@ class Live:
                     raise self._failed(error) from None
 
     def _decoded(self, packet: Any) -> Iterator[VideoFrame]:
-        self.lost += packet.is_corrupt
         try:
             frames = packet.decode()
         except av.error.EOFError:
@@ -281,6 +292,7 @@ class Live:
         except (av.error.FFmpegError, ValueError):
             self.lost += 1
             return
+        self.lost += packet.is_corrupt
         for frame in frames:
             if frame.is_corrupt:
                 self.lost += 1
@@ -319,7 +331,9 @@ class _Pipe:
     def read(self, size: int) -> bytes:
         """What there is, waited for; nothing at the end."""
         ends = time.monotonic() + self._deadline_s
-        while not select.select([self._file], [], [], 0.1)[0]:
+        poll = select.poll()
+        poll.register(self._file, select.POLLIN)
+        while not poll.poll(100):
             if self._closed.is_set():
                 return b""
             if time.monotonic() > ends:
@@ -342,10 +356,8 @@ def shrunk(pixels: Pixels, size: int | None) -> Pixels:
 
 def _address(source: str, format: str | None) -> tuple[str, str | None, dict[str, str]]:
     """What FFmpeg is told: where, in which format, and with which options."""
-    if format is not None:
-        return source, format, {}
     if source == "-":
-        return "pipe:0", None, {}
+        return "pipe:0", format, {}
     scheme, separator, _ = source.partition("://")
     if separator:
         options = {
@@ -353,16 +365,18 @@ def _address(source: str, format: str | None) -> tuple[str, str | None, dict[str
             "rtsp": {"rtsp_transport": "tcp"},
             "udp": {"overrun_nonfatal": "1"},
         }
-        return source, None, options.get(scheme.lower(), {})
+        return source, format, options.get(scheme.lower(), {})
     path = Path(source)
     with suppress(OSError):
         mode = os.stat(path).st_mode
         if stat.S_ISCHR(mode):
-            return source, "video4linux2", {}
+            return source, format or "video4linux2", {}
         if stat.S_ISFIFO(mode):
-            return f"file:{source}", None, {}
+            return f"file:{source}", format, {}
+    if format is not None and not path.exists():  # a name that only the format understands
+        return source, format, {}
     check_file(path)
-    return f"file:{source}", None, {}
+    return f"file:{source}", format, {}
 
 
 def thumbnail(pixels: Pixels) -> NDArray[np.int16]:
