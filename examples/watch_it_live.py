@@ -13,7 +13,7 @@ qa = vzvideo.load(model[0] if model else "mini", max_new_tokens=24)
 
 
 async def watch() -> None:
-    with qa.stream(budget=1024, policy="drop_oldest") as stream:
+    with qa.stream(policy="drop_oldest") as stream:
         stream.attach(source, speed=1.0)
         async for answer in stream.every(2, "What is happening?"):
             print(f"{answer.frame_times_s[-1]:6.1f} s  {answer.text}")
