@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -465,20 +465,44 @@ def test_a_broadcast_over_udp(broadcast: Path) -> None:
     assert times(frames)[-1] >= 119 / 25 - PTS_S
 
 
-def test_hls_with_an_end_ends_by_itself(tmp_path: Path) -> None:
-    kind = replace(BROADCAST, suffix=".m3u8", mux={"hls_time": "0.5", "hls_playlist_type": "vod"})
-    write(kind, tmp_path / "list.m3u8")
-    assert len(list(tmp_path.glob("*.ts"))) > 1
+HLS = replace(BROADCAST, suffix=".m3u8", mux={"hls_time": "0.5", "hls_playlist_type": "vod"})
+
+
+@contextmanager
+def web(folder: Path) -> Iterator[str]:
+    """A folder's address, on a real server."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/list.m3u8"
-        frames = taken(Live(url, fps=None))
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.mark.parametrize(("size", "edge"), [(40, 48), (49, 96), (500, 96), (None, 96)])
+def test_of_several_sizes_the_smallest_that_is_large_enough_is_taken(
+    size: int | None, edge: int, tmp_path: Path
+) -> None:
+    playlist = "#EXTM3U\n"
+    for width, height in ((64, 48), (128, 96)):
+        name = f"{width}.m3u8"
+        write(replace(HLS, size=(width, height)), tmp_path / name)
+        playlist += f"#EXT-X-STREAM-INF:BANDWIDTH={width}000,RESOLUTION={width}x{height}\n{name}\n"
+    (tmp_path / "all.m3u8").write_text(playlist)
+    with web(tmp_path) as url:
+        frames = taken(Live(f"{url}/all.m3u8", fps=None, size=size))
+    assert {min(pixels.shape[:2]) for pixels, _ in frames} == {min(edge, size or edge)}
+    assert len(frames) == 50
+
+
+def test_hls_with_an_end_ends_by_itself(tmp_path: Path) -> None:
+    write(HLS, tmp_path / "list.m3u8")
+    assert len(list(tmp_path.glob("*.ts"))) > 1
+    with web(tmp_path) as url:
+        frames = taken(Live(f"{url}/list.m3u8", fps=None))
     assert numbers(frames) == list(range(50))
     np.testing.assert_allclose(times(frames), np.arange(50) / 25, rtol=0, atol=PTS_S)
 

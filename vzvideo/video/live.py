@@ -22,7 +22,7 @@ import av
 import av.error
 import numpy as np
 from av.container import InputContainer
-from av.stream import Discard
+from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -170,10 +170,15 @@ class Live:
         """The frames of one connection."""
         self._endless = True  # until it says otherwise
         with self._open() as container:
-            streams = [s for s in container.streams.video if s.codec_context is not None]
+            streams = [
+                stream
+                for stream in container.streams.video
+                if stream.codec_context is not None
+                and Disposition.attached_pic not in stream.disposition  # an album's cover
+            ]
             if not streams:
                 raise VideoError(f"{self.source}: no video in it", code="no_video")
-            stream = self._choose(streams)
+            stream = self._choose(container, streams)
             # What has a length has an end; so has what somebody pipes in.
             self._endless = not container.duration and not self._ends
             stream.thread_type = "AUTO"  # type: ignore[attr-defined]
@@ -205,14 +210,19 @@ class Live:
                     yield self._pixels(frame), at_s
                 self._heard = time.monotonic()  # whoever took it may have taken his time
 
-    def _choose(self, streams: list[VideoStream]) -> VideoStream:
-        """The smallest that is large enough, or the largest; the others are not fetched at all."""
+    def _choose(self, container: InputContainer, streams: list[VideoStream]) -> VideoStream:
+        """What a player would show; where the same is on offer in several sizes, the smallest that
+        is large enough, or the largest. The others are not fetched at all."""
 
         def edge(stream: VideoStream) -> int:
             return min(stream.codec_context.width, stream.codec_context.height)
 
-        enough = [stream for stream in streams if self._size and edge(stream) >= self._size]
-        chosen = min(enough, key=edge) if enough else max(streams, key=edge)
+        best: Any = container.streams.best("video")
+        if container.format.name in ("hls", "dash"):
+            enough = [stream for stream in streams if self._size and edge(stream) >= self._size]
+            chosen = min(enough, key=edge) if enough else max(streams, key=edge)
+        else:
+            chosen = best if best in streams else streams[0]
         for stream in streams:
             if stream is not chosen:
                 stream.discard = Discard.all
