@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,12 @@ def real_clips() -> list[Path]:
     if not found:
         pytest.skip("VZVIDEO_CLIPS names no folder with clips; examples/fetch_clips.py makes one")
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """What a shell starts in its background ignores Ctrl-C, which some tests are about."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
