@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 import vzvideo
 from tests.tolerances import FEATURES_F32
 from tests.video.clips import paint
+from tests.waiting import SLACK_S, until
 from vzvideo.errors import ModelError, SettingsError, VideoError
 from vzvideo.ingest import COUNTED, Ingest, Stats
 from vzvideo.models.encoder import Encoder, ZipSettings
@@ -33,7 +33,6 @@ from vzvideo.visionzip.memory import Memory
 ZIP = ZipSettings(dominant=4, contextual=1)
 EACH = 5  # tokens of a frame
 SIZE = 112
-SLACK_S = 20.0  # on a busy machine
 SHORT_S = 0.15  # long enough to see that something waits
 POLICIES = ("block", "drop_oldest", "drop_newest")
 
@@ -47,13 +46,6 @@ def encoder(checkpoint: Path) -> Encoder:
 def frame(number: int, width: int = 64, height: int = 48) -> NDArray[np.uint8]:
     """A picture unlike that of any other number."""
     return np.repeat(paint(number, width, height)[:, :, None], 3, axis=2)
-
-
-def until(what: Callable[[], object], within_s: float = SLACK_S) -> None:
-    ends = time.monotonic() + within_s
-    while not what():
-        assert time.monotonic() < ends
-        time.sleep(0.005)
 
 
 class Door:

@@ -27,6 +27,7 @@ import vzvideo
 from tests.conftest import small_model, write_checkpoint
 from tests.tolerances import LOGITS_F32, PTS_S
 from tests.video.clips import paint
+from tests.waiting import SLACK_S, outcome, until
 from vzvideo.errors import SettingsError, TokenFileError, VideoError, VzVideoError
 from vzvideo.qa import VideoQA
 from vzvideo.stream import Stream
@@ -35,7 +36,6 @@ from vzvideo.visionzip.memory import Memory, Moment
 
 EACH = 5  # tokens of a frame
 QUESTION, OTHER = "What happens?", "Who is there?"
-SLACK_S = 20.0  # on a busy machine
 CLOSED_S = 3.0  # closing takes about one
 
 
@@ -91,29 +91,6 @@ def push(stream: Stream, numbers: range | list[int], *, first_s: float = 0.0) ->
 def later(call: Callable[..., object], *arguments: Any, **named: Any) -> None:
     """When whoever calls this has begun to wait."""
     threading.Timer(0.3, call, arguments, named).start()
-
-
-def until(what: Callable[[], object], within_s: float = SLACK_S) -> None:
-    ends = time.monotonic() + within_s
-    while not what():
-        assert time.monotonic() < ends
-        time.sleep(0.005)
-
-
-def outcome(call: Callable[[], Any]) -> Any:
-    """What a call returns or raises; in a thread, as it may wait for ever."""
-    found: list[Any] = []
-
-    def run() -> None:
-        try:
-            found.append(call())
-        except BaseException as error:
-            found.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(SLACK_S)
-    return found[0] if found else "goes on"
 
 
 def assert_same(one: Memory, other: Memory) -> None:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -59,7 +59,7 @@ def watch(
 ) -> None:
     """Watch live video, asking it again and again, or whatever is typed meanwhile."""
     from vzvideo import qa
-    from vzvideo.ingest import Policy
+    from vzvideo.ingest import check_policy
     from vzvideo.video.live import Live
 
     factor = _speed(speed)
@@ -71,8 +71,7 @@ def watch(
         raise SettingsError(f"{state}: there is no folder {state.parent}")
     # A camera does not wait, a file played as fast as it goes does.
     policy = policy or ("block" if factor is None else "drop_oldest")
-    if policy not in get_args(Policy):
-        raise SettingsError(f"policy: {policy!r} given, choose {' or '.join(get_args(Policy))}")
+    check_policy(policy)
     _check_settings(settings)
     Live(source)  # says at once, before a model is loaded, that there is no such file
     questions = [qa.checked(question) for question in questions or []]

@@ -90,8 +90,7 @@ class Ingest:
         policy: Policy,
         tolerance: float,
     ) -> None:
-        if policy not in get_args(Policy):
-            raise SettingsError(f"policy: {policy!r} given, choose {' or '.join(get_args(Policy))}")
+        check_policy(policy)
         if not isinstance(queue, int) or queue < 1:
             raise SettingsError(f"queue: {queue} given, a number of frames, 1 at least, is needed")
         if not 0 <= tolerance <= 1:
@@ -276,23 +275,18 @@ class Ingest:
             if live is not None:
                 counts["lost"] += live.lost
                 counts["reconnects"] += live.reconnects
-        remembered = bool(memory.moments)
         return Stats(
             **counts,
             waiting=waiting,
             lag_s=newest_s - behind_s if waiting else 0.0,
             tokens=memory.tokens,
-            covered_s=memory.end_s - memory.start_s if remembered else 0.0,
+            covered_s=memory.end_s - memory.start_s if memory.moments else 0.0,
         )
 
     def first(self) -> Memory:
         """What is remembered, the first frame waited for where one is on its way."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    self._memory.moments or self._over or (self._live is None and not self._pending)
-                )
-            )
+            self._changed.wait_for(lambda: self._memory.moments or self._over or self._idle)
             self._check()
             if not self._memory.moments:
                 self._check_encoder()
@@ -301,9 +295,7 @@ class Ingest:
     def wait(self, timeout_s: float | None = None) -> bool:
         """See `Stream.wait`."""
         with self._changed:
-            done = self._changed.wait_for(
-                lambda: self._over or (self._live is None and not self._pending), timeout_s
-            )
+            done = self._changed.wait_for(lambda: self._over or self._idle, timeout_s)
             self._check()
             self._check_encoder()
             return done
@@ -313,8 +305,7 @@ class Ingest:
         `wake` called; how far it goes."""
 
         def over() -> bool:
-            ended = self._attached and self._live is None and not self._pending
-            return ended or self._over or left.is_set()
+            return (self._attached and self._idle) or self._over or left.is_set()
 
         with self._changed:
             self._changed.wait_for(lambda: self._memory.end_s >= due_s or over())
@@ -341,6 +332,11 @@ class Ingest:
     def _pending(self) -> int:
         counts = self._counts
         return counts["frames_in"] - counts["skipped"] - counts["encoded"] - counts["dropped"]
+
+    @property
+    def _idle(self) -> bool:
+        """Whether nothing is attached and nothing waits."""
+        return self._live is None and not self._pending
 
     @property
     def _over(self) -> bool:
@@ -397,6 +393,12 @@ class Ingest:
     def ended(self) -> bool:
         """Whether all threads have ended."""
         return not any(thread.is_alive() for thread in self._threads)
+
+
+def check_policy(policy: str) -> None:
+    """SettingsError where there is no such policy."""
+    if policy not in get_args(Policy):
+        raise SettingsError(f"policy: {policy!r} given, choose {' or '.join(get_args(Policy))}")
 
 
 def as_moments(tokens: VisualTokens) -> Iterator[Moment]:

@@ -15,7 +15,7 @@ from tests.video.clips import KINDS
 from vzvideo.errors import VideoError
 from vzvideo.video import Video, open_video
 
-pytest.importorskip("decord")
+pytest.importorskip("decord", reason="decord, which is optional, is not installed")
 
 
 @pytest.fixture

@@ -385,7 +385,7 @@ def test_close_leaves_no_process_behind(
 
 
 def test_decord_goes_with_its_parent(tmp_path: Path, fresh: Callable[..., GuardedDecoder]) -> None:
-    pytest.importorskip("decord")
+    pytest.importorskip("decord", reason="decord, which is optional, is not installed")
     path, decoder, before = str(made(tmp_path, "short GOP.mp4")), fresh(), children()
     decord, pyav = (
         decoder.decode(path, Settings(decoder=name), 5, 48)  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from tests.tolerances import PTS_S
 from tests.video.clips import KINDS, Kind, number_in, paint, write, write_sound
 from tests.video.test_trouble import damaged_packet, lost_ts_packets
+from tests.waiting import SLACK_S, outcome
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.video import live, open_video
 from vzvideo.video.live import Clock, Live, Pixels, same, shrunk, thumbnail
@@ -33,7 +34,6 @@ BY_NAME = {str(kind): kind for kind in KINDS}
 BROADCAST = Kind("broadcast", ".ts", fps=25, frames=50, options={"g": "12", "tune": "zerolatency"})
 DATAGRAM = 7 * 188
 DEADLINE_S = 0.5
-SLACK_S = 20.0  # on a busy machine
 TICKS = 90000  # a second of a broadcast's clock
 
 
@@ -75,22 +75,6 @@ def numbers(frames: list[tuple[Pixels, float]]) -> list[int]:
 
 def times(frames: list[tuple[Pixels, float]]) -> list[float]:
     return [at_s for _, at_s in frames]
-
-
-def outcome(call: Callable[[], object], within_s: float = SLACK_S) -> object:
-    """What a call returns or raises; in a thread, as it may wait for ever."""
-    found: list[object] = []
-
-    def run() -> None:
-        try:
-            found.append(call())
-        except BaseException as error:
-            found.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(within_s)
-    return found[0] if found else "goes on"
 
 
 def code_of(error: object) -> str:

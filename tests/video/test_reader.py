@@ -75,7 +75,7 @@ def clip_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Clip]:
 def pair(request: pytest.FixtureRequest, clip_of: Callable[[Kind], Clip]) -> tuple[Clip, str]:
     kind, decoder = request.param
     if decoder == "decord":
-        pytest.importorskip("decord")
+        pytest.importorskip("decord", reason="decord, which is optional, is not installed")
     return clip_of(kind), decoder
 
 
@@ -201,7 +201,7 @@ def test_size_scales_the_shortest_edge_and_never_up(pair: tuple[Clip, str], size
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.decord], ids=str)
 def test_decord_refuses(kind: Kind, clip_of: Callable[[Kind], Clip]) -> None:
-    pytest.importorskip("decord")
+    pytest.importorskip("decord", reason="decord, which is optional, is not installed")
     with pytest.raises(VideoError, match=kind.decord) as caught:
         open_video(clip_of(kind).path, decoder="decord")
     assert caught.value.code == "decoder"
