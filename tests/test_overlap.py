@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from vzvideo.errors import VideoError
-from vzvideo.overlap import Ahead, timed
+from vzvideo.overlap import Ahead, Clock
 
 
 def test_ahead_overlaps_and_keeps_order() -> None:
@@ -61,13 +61,41 @@ def test_ahead_passes_errors_on() -> None:
 
 
 def test_timed_counts_the_waiting_and_nothing_else() -> None:
-    clock = {"decode": 0.0}
+    clock = Clock()
 
     def items() -> Iterator[int]:
         for number in range(3):
             time.sleep(0.05)
             yield number
 
-    for _ in timed(items(), clock, "decode"):
+    for _ in clock.timed(items(), "decode"):
         time.sleep(0.2)
-    assert 0.15 <= clock["decode"] < 0.6
+    assert 0.15 <= clock.seconds["decode"] < 0.6
+
+
+def test_a_clock_says_when_each_stage_worked() -> None:
+    clock = Clock()
+    begun_s = time.perf_counter()
+    ahead = Ahead(clock.timed(iter(range(20)), "decode"))
+    for _ in ahead:
+        with clock.stage("encode"):
+            time.sleep(0.001)
+    ahead.close()
+    assert {stage: sum(span.stage == stage for span in clock.spans) for stage in clock.seconds} == {
+        "decode": 21,  # that there are no more has to be found out, too
+        "encode": 20,
+    }
+    for stage, total_s in clock.seconds.items():
+        spans = [span for span in clock.spans if span.stage == stage]
+        assert total_s == pytest.approx(sum(span.ended_s - span.begun_s for span in spans))
+        edges = [edge for _, *span in spans for edge in span]
+        assert edges == sorted(edges)
+        assert begun_s <= edges[0]
+        assert edges[-1] <= time.perf_counter()
+
+
+def test_what_fails_is_not_counted() -> None:
+    clock = Clock()
+    with pytest.raises(VideoError), clock.stage("decode"):
+        raise VideoError("gone")
+    assert clock.spans == []

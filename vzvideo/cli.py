@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vzvideo import cli_corpus, cli_stream
+from vzvideo import cli_bench, cli_corpus, cli_show, cli_stream
 from vzvideo.cli_options import ANSWERING, Json, progress_bars, say, with_settings
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
 
 if TYPE_CHECKING:
     from vzvideo.config import Settings
     from vzvideo.evaluation.run import Score
+    from vzvideo.evidence import Evidence
     from vzvideo.qa import Asking, Encoded, VideoQA
     from vzvideo.types import Answer
 
@@ -103,6 +104,9 @@ def ask(
     video: Annotated[str, typer.Argument(help="File, URL, or what `encode` wrote.")],
     questions: Annotated[list[str], typer.Argument(metavar="QUESTION", help="One or more.")],
     settings: Any,
+    evidence: Annotated[
+        bool, typer.Option("--evidence", help="Also the times that an answer was drawn from.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Ask a video one or more questions."""
@@ -113,15 +117,17 @@ def ask(
         stage = "encode"
         if len(questions) > 1:
             with progress_bars() as progress:
-                answers = qa.ask_many(video, questions, progress=progress)
+                encoded = qa.encode_timed(video, question=qa.longest(questions), progress=progress)
+                answers = qa.ask_many(encoded, questions)
             for answer in answers:
-                _print(answer, as_json, labelled=True)
-            _facts(answers[0])
+                drawn = qa.evidence(encoded, answer) if evidence else None
+                _print(answer, as_json, labelled=True, evidence=drawn)
+            _facts(answers[0], encoded)
         else:
             with progress_bars() as progress:
                 asking = qa.start(video, questions[0], progress=progress)
             stage = "generate"
-            _relay(asking, as_json)
+            _relay(asking, as_json, evidence)
             _facts(asking.result, asking.encoded)
     except VzVideoError as error:
         if as_json:
@@ -267,6 +273,8 @@ def _print_scores(scores: list[Score]) -> None:
 app.command()(cli_corpus.batch)
 app.command()(cli_corpus.index)
 app.command()(cli_stream.watch)
+app.command()(cli_show.show)
+app.command()(cli_bench.bench)
 
 
 @app.command()
@@ -330,23 +338,27 @@ def _load(settings: Settings) -> VideoQA:
         return qa.load(settings=settings, progress=progress, say=say)
 
 
-def _relay(asking: Asking, as_json: bool) -> None:
+def _relay(asking: Asking, as_json: bool, evidence: bool = False) -> None:
     for piece in asking:
         if not as_json:
             typer.echo(piece, nl=False)
             sys.stdout.flush()
+    drawn = asking.evidence() if evidence else None
     if as_json:
-        _print(asking.result, as_json)
+        _print(asking.result, as_json, evidence=drawn)
     else:
-        typer.echo()
+        typer.echo(f" [{drawn}]" if drawn else "")
 
 
-def _print(answer: Answer, as_json: bool, *, labelled: bool = False) -> None:
+def _print(
+    answer: Answer, as_json: bool, *, labelled: bool = False, evidence: Evidence | None = None
+) -> None:
     if as_json:
-        about = dataclasses.asdict(answer)
+        about = dataclasses.asdict(answer) | (evidence.about() if evidence else {})
         typer.echo(json.dumps({"answer": about.pop("text"), **about}, ensure_ascii=False))
     else:
-        typer.echo(f"{answer.question}\n  {answer.text}" if labelled else answer.text)
+        text = f"{answer.text} [{evidence}]" if evidence else answer.text
+        typer.echo(f"{answer.question}\n  {text}" if labelled else text)
 
 
 def _print_failure(video: str, question: str, stage: str, error: VzVideoError) -> None:

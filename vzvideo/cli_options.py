@@ -64,6 +64,7 @@ _SHARED: dict[str, tuple[Any, Any]] = {
     "start": (Seconds, None),
     "end": (Seconds, None),
     "decoder": (Annotated[str | None, typer.Option(help="pyav or decord.")], None),
+    "hwaccel": (Annotated[str | None, typer.Option(help="Decode on a device: cuda, ...")], None),
     "device": (Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")], None),
     "dtype": (
         Annotated[str | None, typer.Option(help="auto, float32, float16, bfloat16.")],

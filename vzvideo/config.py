@@ -32,6 +32,7 @@ class Settings:
     max_new_tokens: the answer's longest length in tokens.
     temperature: 0 answers the same each time.
     decoder: "pyav" or "decord".
+    hwaccel: a device to decode on, "cuda" for one ("pyav" alone).
     deadline_s: how long a server or a decoder may stay silent.
     batch: frames encoded at a time.
     device, dtype: "auto", or torch's names ("cuda:1", "bfloat16").
@@ -53,6 +54,7 @@ class Settings:
     max_new_tokens: int = 128
     temperature: float = 0.0
     decoder: Literal["pyav", "decord"] = "pyav"
+    hwaccel: str | None = None
     deadline_s: float = 30.0
     batch: int = 4
     device: str = "auto"

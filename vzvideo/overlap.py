@@ -1,6 +1,6 @@
 """The overlap of stages: one makes the next item while another works on the current one.
 
-Knows nothing of what the items are.
+And a clock that says when which of them worked. Knows nothing of what the items are.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from queue import Empty, Full, Queue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -65,12 +66,40 @@ class Ahead(Generic[T]):
         self._thread.join()
 
 
-def timed(items: Iterator[T], clock: dict[str, float], stage: str) -> Iterator[T]:
-    """The same items; the seconds spent waiting for them go into `clock`."""
-    while True:
-        begun = time.perf_counter()
-        item = next(items, None)
-        clock[stage] += time.perf_counter() - begun
-        if item is None:
-            return
-        yield item
+class Span(NamedTuple):
+    """When a stage worked, in seconds of `time.perf_counter`."""
+
+    stage: str
+    begun_s: float
+    ended_s: float
+
+
+class Clock:
+    """Notes when each stage worked; stages may run in threads of their own."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []  # in the order in which they ended; appending is atomic
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long each stage worked in all."""
+        total: dict[str, float] = {}
+        for stage, begun_s, ended_s in self.spans:
+            total[stage] = total.get(stage, 0.0) + ended_s - begun_s
+        return total
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Counts what is done within for a stage, unless it fails."""
+        begun_s = time.perf_counter()
+        yield
+        self.spans.append(Span(name, begun_s, time.perf_counter()))
+
+    def timed(self, items: Iterator[T], stage: str) -> Iterator[T]:
+        """The same items; waiting for them counts for a stage."""
+        while True:
+            with self.stage(stage):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item

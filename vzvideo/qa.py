@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,10 +19,11 @@ import torch
 import vzvideo
 from vzvideo import config, visionzip
 from vzvideo.errors import ModelError, SettingsError
+from vzvideo.evidence import Evidence, evidence
 from vzvideo.models import catalog, weights
 from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings, join
 from vzvideo.models.video_llava import SHORTEST_ANSWER, Prefix, VideoLlava
-from vzvideo.overlap import Ahead, timed
+from vzvideo.overlap import Ahead, Clock, Span
 from vzvideo.store import TokenCache, is_token_file
 from vzvideo.types import Answer, VisualTokens
 from vzvideo.video import sampling
@@ -34,12 +35,10 @@ if TYPE_CHECKING:
     from vzvideo.stream import Stream
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
-Source = str | Path | VisualTokens
-
 # Settings that say how a video becomes tokens: too late where it has become tokens already.
 _ENCODING = {
     *("frames", "tokens_per_frame", "dominant", "contextual", "compress", "merge", "sampling"),
-    *("fps", "start_s", "end_s", "decoder"),
+    *("fps", "start_s", "end_s", "decoder", "hwaccel"),
 }
 
 
@@ -107,13 +106,20 @@ class Recipe:
 
 @dataclass
 class Encoded:
-    """Tokens, and what it took: seconds in decode and encode, whether they came from the cache."""
+    """Tokens, and what it took: seconds in decode and encode, whether they came from the cache.
+
+    spans: when decode and encode worked, which may be at the same time; none where neither did.
+    """
 
     tokens: VisualTokens
     seconds: dict[str, float]
     cached: bool
     asked: int
     lost: int
+    spans: list[Span] = field(default_factory=list)
+
+
+Source = str | Path | VisualTokens | Encoded
 
 
 def _kept(tokens: VisualTokens) -> Encoded:
@@ -170,17 +176,16 @@ class VideoQA:
     ) -> Encoded:
         """As `encode`, with the time each stage took; the budget leaves room for `question`."""
         self.settings.replace(**changes)  # a wrong name is told whatever the source
-        if isinstance(source, VisualTokens) or (
-            "://" not in str(source) and is_token_file(Path(source))
-        ):
-            tokens = source if isinstance(source, VisualTokens) else VisualTokens.load(source)
-            self._check_tower(tokens)
+        encoded = self._encoded(source)
+        if encoded is not None:
+            self._check_tower(encoded.tokens)
             if late := _ENCODING & changes.keys():
                 raise SettingsError(
                     f"{', '.join(sorted(late))}: these tokens are encoded already; give the video "
                     "itself to encode it otherwise"
                 )
-            return _kept(tokens)
+            return encoded
+        assert isinstance(source, str | Path)
         name = os.fspath(source)
         recipe = self.recipe(question, **changes)
         about = recipe.about
@@ -204,6 +209,17 @@ class VideoQA:
             self._last = (key, encoded.tokens)
         return encoded
 
+    @staticmethod
+    def _encoded(source: Source) -> Encoded | None:
+        """What is encoded already, in memory or in a file; None where it is a video."""
+        if isinstance(source, Encoded):
+            return source
+        if isinstance(source, VisualTokens):
+            return _kept(source)
+        if "://" not in str(source) and is_token_file(Path(source)):
+            return _kept(VisualTokens.load(source))
+        return None
+
     def recipe(self, question: str = "?", **changes: Any) -> Recipe:
         """How a video would become tokens with these settings; the budget leaves room for
         `question`."""
@@ -222,31 +238,31 @@ class VideoQA:
             "fps": settings.fps if settings.sampling == "fps" else None,
             "start_s": settings.start_s,
             "end_s": settings.end_s,
-            "decoder": settings.decoder,
+            "decoder": settings.hwaccel or settings.decoder,
         }
         size = 2 * self.encoder.preprocess.size  # twice what the tower sees; its own resize follows
         return Recipe(settings, compression, frames, size, about)
 
     def _encode(self, source: str, recipe: Recipe, progress: Progress) -> Encoded:
-        clock = {"decode": 0.0, "encode": 0.0}
+        clock = Clock()
         asked = lost = 0
         parts: list[VisualTokens] = []
-        begun = time.perf_counter()
-        with frames_of(source, recipe.settings, recipe.frames, recipe.size) as found:
-            clock["decode"] += time.perf_counter() - begun
-            batches = timed(found.batches, clock, "decode")
-            with closing(Ahead(batches)) as ahead:
-                for batch in ahead:
-                    asked, lost = asked + batch.asked, lost + batch.lost
-                    progress("decode", asked, found.asked)
-                    begun = time.perf_counter()
+        with ExitStack() as opened:
+            with clock.stage("decode"):
+                found = opened.enter_context(
+                    frames_of(source, recipe.settings, recipe.frames, recipe.size)
+                )
+            batches = clock.timed(found.batches, "decode")
+            for batch in opened.enter_context(closing(Ahead(batches))):
+                asked, lost = asked + batch.asked, lost + batch.lost
+                progress("decode", asked, found.asked)
+                with clock.stage("encode"):
                     parts.append(self.encoder.encode(batch, recipe.compression))
                     _settle(self.encoder.device)
-                    clock["encode"] += time.perf_counter() - begun
-                    progress("encode", asked, found.asked)
+                progress("encode", asked, found.asked)
         if not parts:
             raise no_frames(source)
-        return Encoded(join(parts), clock, False, asked, lost)
+        return Encoded(join(parts), clock.seconds, False, asked, lost, clock.spans)
 
     def _compression(self, settings: config.Settings) -> ZipSettings:
         if not settings.compress:
@@ -337,8 +353,8 @@ class VideoQA:
             return []
         questions = [checked(question) for question in questions]
         settings = self.settings.replace(**changes)
-        longest = max(questions, key=self.language.text_tokens)
-        encoded = self.encode_timed(source, question=longest, progress=progress, **changes)
+        question = self.longest(questions)
+        encoded = self.encode_timed(source, question=question, progress=progress, **changes)
         prefix, prefill_s = self.read(encoded.tokens)
         begun = time.perf_counter()
         texts = self.language.answer_many(
@@ -355,6 +371,21 @@ class VideoQA:
             self.answer(encoded, question, text, seconds)
             for question, text in zip(questions, texts, strict=True)
         ]
+
+    def longest(self, questions: list[str]) -> str:
+        """The question that takes the most room, for which a budget has to be planned."""
+        return max(map(checked, questions), key=self.language.text_tokens)
+
+    def evidence(self, source: VisualTokens | Encoded, answer: Answer) -> Evidence:
+        """Which frames and tokens of a video `answer` was drawn from: where the language model
+        looked while it answered.
+
+        Costs reading question and answer once more; what was read of the last video is known yet.
+        """
+        tokens = source.tokens if isinstance(source, Encoded) else source
+        prefix, _ = self.read(tokens)
+        attended = self.language.attended(prefix, answer.question, answer.text)
+        return evidence(attended.cpu().numpy(), tokens.frame, tokens.pts_s)
 
     def chat(self, source: Source, *, progress: Progress | None = None, **changes: Any) -> Chat:
         """A conversation about one video; later questions do not pay for it again."""
@@ -474,6 +505,13 @@ class Asking:
         self._seconds["generate"] = time.perf_counter() - begun
         text = "".join(said).strip()
         self._result = self._qa.answer(self.encoded, self._question, text, self._seconds)
+
+    def evidence(self) -> Evidence:
+        """What the whole answer was drawn from; available once the iteration has ended. Not for a
+        conversation, where the model also looks at what was said before."""
+        if self._remember:
+            raise RuntimeError("evidence is for single questions, not for a conversation")
+        return self._qa.evidence(self.encoded, self.result)
 
     def finish(self) -> Answer:
         """Generates the whole answer and returns it."""

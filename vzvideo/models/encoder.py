@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -86,8 +87,6 @@ class Encoder:
         self._embed: Any = tower.embeddings
         self._norm = getattr(tower, "pre_layrnorm", nn.Identity())  # CLIP's spelling
         self._layers = layers[:depth]
-        attention = getattr(layers[depth - 1], "self_attn", None) or layers[depth - 1].attention
-        self._scoring: Any = attention
         self.heads = int(config.num_attention_heads)
         self.has_cls = hasattr(self._embed, "class_embedding") or hasattr(self._embed, "cls_token")
         patches = preprocess.crop // int(config.patch_size)
@@ -118,8 +117,29 @@ class Encoder:
     @torch.inference_mode()
     def score(self, inputs: Tensor) -> Scored:
         """Preprocessed (B, 3, H, W) -> features with the scores and keys to compress them by."""
+        with self._watched(self._layers[-1]) as seen:
+            hidden = self.hidden(inputs)
+        return Scored(hidden, self._scores(seen), visionzip.mean_keys(seen["k"]))
+
+    @torch.inference_mode()
+    def scores_by_layer(self, inputs: Tensor) -> Tensor:
+        """Preprocessed (B, 3, H, W) -> (L, B, N): what `score` finds, of every layer run."""
+        with ExitStack() as watching:
+            seen = [watching.enter_context(self._watched(layer)) for layer in self._layers]
+            self.hidden(inputs)
+        return torch.stack([self._scores(each) for each in seen])
+
+    def _scores(self, seen: dict[str, Tensor]) -> Tensor:
+        attention = visionzip.cls_attention if self.has_cls else visionzip.attention_received
+        return attention(seen["q"], seen["k"], seen["q"].shape[-1] ** -0.5)
+
+    @contextmanager
+    def _watched(self, layer: nn.Module) -> Iterator[dict[str, Tensor]]:
+        """While the tower runs, notes the layer's "q" (where there is a CLS, its own alone) and
+        "k", each (B, heads, N, d)."""
         seen: dict[str, Tensor] = {}
         caller = threading.get_ident()  # a hook sees every thread that runs the tower
+        attention: Any = getattr(layer, "self_attn", None) or layer.attention
 
         def keep(name: str, tokens: int | None) -> Any:
             def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
@@ -131,17 +151,13 @@ class Encoder:
             return hook
 
         # A CLS needs one row of attention, its own; without one every query counts.
-        queries = self._scoring.q_proj.register_forward_hook(keep("q", 1 if self.has_cls else None))
-        keys = self._scoring.k_proj.register_forward_hook(keep("k", None))
+        queries = attention.q_proj.register_forward_hook(keep("q", 1 if self.has_cls else None))
+        keys = attention.k_proj.register_forward_hook(keep("k", None))
         try:
-            hidden = self.hidden(inputs)
+            yield seen
         finally:
             queries.remove()
             keys.remove()
-        scale = seen["q"].shape[-1] ** -0.5
-        attention = visionzip.cls_attention if self.has_cls else visionzip.attention_received
-        scores = attention(seen["q"], seen["k"], scale)
-        return Scored(hidden, scores, visionzip.mean_keys(seen["k"]))
 
     def encode(self, frames: FrameBatch, settings: ZipSettings | None = None) -> VisualTokens:
         """uint8 frames (T, H, W, 3) -> their tokens, on the tower's device."""

@@ -42,6 +42,7 @@ VICUNA_TEMPLATE = (
 )
 SHORTEST_ANSWER = 16  # tokens; with less room left, a question is refused instead of cut short
 _COPIED = 8192  # tokens of video that a batch of questions may hold in copies
+_ATTENDING = 32  # tokens of an answer whose attention weights are held at a time
 _MARK = "\u241e"  # stands for an answer while a conversation's text is laid out
 
 
@@ -207,7 +208,7 @@ class VideoLlava:
     def ask_ids(self, prefix: Prefix, question: str) -> Tensor:
         """All token ids (1, S) up to where the answer to the next question begins."""
         tail = self._following(question) if prefix.asked else self.opening(question)[1]
-        return torch.cat([prefix.ids, torch.tensor([tail], device=self.device)], dim=1)
+        return torch.cat([prefix.ids, self._row(tail)], dim=1)
 
     @torch.inference_mode()
     def logits(self, prefix: Prefix, question: str) -> Tensor:
@@ -222,6 +223,45 @@ class VideoLlava:
             finally:
                 prefix.crop(done)
         return scores[0, -1].float()
+
+    @torch.inference_mode()
+    def attended(self, prefix: Prefix, question: str, answer: str) -> Tensor:
+        """How strongly `answer` attends to each visual token: (V,) float32, summing to 1.
+
+        Over its tokens, the heads, and the last third of the layers: those before hardly tell two
+        scenes apart (`pipelines.evidence` measures it). Reads question and answer once more, in
+        plain attention, for the fused kind keeps no weights. `prefix` stays as it was.
+        """
+        said = self.tokenizer(answer, add_special_tokens=False).input_ids
+        with prefix.in_use():
+            known, cache = prefix.cache.get_seq_length(), copy_cache(prefix.cache)
+            ids = torch.cat([self.ask_ids(prefix, question)[:, known:], self._row(said)], dim=1)
+        video = prefix.ids[0] == self.video_token
+        asking = ids.shape[1] - len(said) - 1  # what stands last before a token predicts it
+        if asking:
+            self.model(input_ids=ids[:, :asking], past_key_values=cache, logits_to_keep=1)
+        heard = torch.zeros(int(video.sum()), device=self.device)
+        with self._plain_attention():
+            for part in ids[:, asking:].split(_ATTENDING, dim=1):
+                layers = self.model(
+                    input_ids=part, past_key_values=cache, logits_to_keep=1, output_attentions=True
+                ).attentions
+                for weights in layers[-(len(layers) // 3 or 1) :]:  # (1, heads, queries, keys)
+                    heard += weights[0, ..., : len(video)][..., video].float().sum((0, 1))
+        return heard / heard.sum().clamp(min=torch.finfo(heard.dtype).tiny)
+
+    @contextmanager
+    def _plain_attention(self) -> Iterator[None]:
+        model: Any = self.model.model.language_model
+        usual = model.config._attn_implementation
+        model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            model.set_attn_implementation(usual)
+
+    def _row(self, ids: list[int]) -> Tensor:
+        return torch.tensor([ids], dtype=torch.long, device=self.device)
 
     # -- answering
 

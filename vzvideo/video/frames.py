@@ -39,6 +39,7 @@ def frames_of(
         size=size,
         deadline_s=settings.deadline_s,
         threads=threads,
+        hwaccel=settings.hwaccel,
     ) as video:
         times = sample(video, settings, count)
         yield Frames(len(times), video.stream(times, settings.batch))

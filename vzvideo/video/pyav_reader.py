@@ -16,6 +16,7 @@ from typing import Any
 import av
 import av.error
 import numpy as np
+from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
@@ -23,7 +24,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vzvideo import storage
-from vzvideo.errors import VideoError
+from vzvideo.errors import SettingsError, VideoError
 from vzvideo.video.reader import SAME_S, Video, VideoInfo, finite, no_frames, scaled
 
 _DAMAGE_LIMIT = 500  # failed reads in a row, behind which nothing more is expected
@@ -42,9 +43,17 @@ class PyAVVideo(Video):
     _current: VideoFrame | None  # the frame on show
     _ahead: VideoFrame | None  # the one behind it, where that is decoded already
 
-    def __init__(self, source: str, size: int | None, deadline_s: float, threads: int = 0) -> None:
+    def __init__(
+        self,
+        source: str,
+        size: int | None,
+        deadline_s: float,
+        threads: int = 0,
+        hwaccel: str | None = None,
+    ) -> None:
         self.source = source
         self._threads = threads
+        self._hwaccel = acceleration(hwaccel) if hwaccel else None
         self._deadline_s = deadline_s
         self._container: InputContainer | None = None
         self._file: Any = None  # where the source is no file of a disk
@@ -129,7 +138,11 @@ class PyAVVideo(Video):
         options = {} if self._version else {"rw_timeout": str(round(deadline_s * 1e6))}
         with self._reading():
             container = av.open(
-                url, options=options, timeout=(deadline_s, deadline_s), metadata_errors="ignore"
+                url,
+                options=options,
+                timeout=(deadline_s, deadline_s),
+                metadata_errors="ignore",
+                hwaccel=self._hwaccel,
             )
         try:
             return container, self._choose(container)
@@ -487,3 +500,19 @@ class PyAVVideo(Video):
             raise
         except (av.error.FFmpegError, ValueError) as error:
             raise VideoError(f"{self.source}: a frame cannot be converted ({error})") from None
+
+
+def acceleration(name: str) -> HWAccel:
+    """A device to decode on; SettingsError where there is none of that name, or it cannot be
+    opened."""
+    kinds = hwdevices_available()
+    if name not in kinds:
+        raise SettingsError(f"hwaccel: {name!r} given, this FFmpeg knows {', '.join(kinds)}")
+    try:
+        # On a codec that every device decodes: an error of the file's would blame the file.
+        HWAccel(name, allow_software_fallback=False).create(av.Codec("h264", "r"))
+    except (OSError, RuntimeError, av.FFmpegError):
+        raise SettingsError(
+            f"hwaccel: {name} cannot be opened here: there is no such device, or no driver for it"
+        ) from None
+    return HWAccel(name)

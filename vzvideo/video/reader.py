@@ -140,6 +140,7 @@ def open_video(
     size: int | None = None,
     deadline_s: float = 30.0,
     threads: int = 0,
+    hwaccel: str | None = None,
 ) -> Video:
     """Opens a file, an http(s) URL, or anything else PyAV opens.
 
@@ -148,6 +149,8 @@ def open_video(
         size: shortest edge, in pixels, to which larger frames are scaled as they are decoded.
         deadline_s: how long a server may stay silent, and how long decord may take for a frame.
         threads: how many PyAV decodes with; 0 for as many as suit the machine.
+        hwaccel: a device that PyAV may decode on ("cuda", "videotoolbox", ...); what that device
+            cannot decode, the processor does.
 
     Raises VideoError in one line for whatever is not a readable video.
     """
@@ -161,12 +164,14 @@ def open_video(
     if "://" not in name:
         check_file(Path(name))
     if decoder == "decord":
+        if hwaccel:
+            raise SettingsError("hwaccel: is for decoder pyav")
         from vzvideo.video.decord_reader import DecordVideo
 
         return DecordVideo(name, size, deadline_s)
     from vzvideo.video.pyav_reader import PyAVVideo
 
-    return PyAVVideo(name, size, deadline_s, threads)
+    return PyAVVideo(name, size, deadline_s, threads, hwaccel)
 
 
 def check_file(path: Path) -> None:

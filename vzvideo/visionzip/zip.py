@@ -75,9 +75,11 @@ def compress(
     if contextual == 0:
         return Zipped(features, kept, assignment)
 
-    is_target = torch.zeros(left, dtype=torch.bool, device=hidden.device)
+    # Places are counted on the CPU: a mask on the device would have everything wait for it.
+    is_target = torch.zeros(left, dtype=torch.bool)
     is_target[:: max(1, left // contextual)][:contextual] = True
-    targets, others = rest[:, is_target], rest[:, ~is_target]
+    targets = rest[:, is_target.nonzero().squeeze(1).to(rest.device)]
+    others = rest[:, (~is_target).nonzero().squeeze(1).to(rest.device)]
 
     unit_keys = F.normalize(keys.float(), dim=-1)
     similarity = _gather(unit_keys, others) @ _gather(unit_keys, targets).transpose(1, 2)

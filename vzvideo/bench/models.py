@@ -1,0 +1,92 @@
+"""What is measured: a model by name, or one of a published shape with random weights, and frames
+of noise for it.
+
+Random weights take the same time as trained ones, and need no download.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import (
+    AutoModelForImageTextToText,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    VideoLlavaConfig,
+)
+
+from vzvideo.models import loader
+from vzvideo.models.encoder import Encoder
+from vzvideo.models.preprocess import Preprocess
+from vzvideo.models.video_llava import VideoLlava
+from vzvideo.types import FrameBatch
+
+SEED = 0
+FEATURE_LAYER = -2  # of Video-LLaVA, and of mini
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What to measure, and how thoroughly.
+
+    model: checkpoint folder. geometry: in its place a published shape, with `layers` layers of
+    tower and language model where a few will do for a trial. scratch: for clips made here.
+    video: for the end-to-end parts, in place of a made clip. quick: smaller and fewer of all.
+    """
+
+    model: str = "mini"
+    device: str = "cpu"
+    geometry: str | None = None
+    layers: int | None = None
+    repeats: int = 7
+    quick: bool = False
+    compiled: bool = False
+    scratch: Path = Path(".cache/benchmark")
+    video: Path | None = None
+
+
+def load(setup: Setup) -> tuple[Encoder, VideoLlava]:
+    """The model asked for; with a geometry, one of random weights, made on its device."""
+    if not setup.geometry:
+        return loader.load(Path(setup.model), device=setup.device)
+    # As published; the tower is the configuration's own default, ViT-L/14 at 224 pixels.
+    text = LlamaConfig(vocab_size=32064, max_position_embeddings=4096, rms_norm_eps=1e-5)
+    config: Any = VideoLlavaConfig(text_config=text.to_dict())
+    if setup.layers:
+        config.text_config.num_hidden_layers = setup.layers
+        # One layer more than is run, for the feature layer is the last but one.
+        config.vision_config.num_hidden_layers = max(2, setup.layers)
+    torch.manual_seed(SEED)
+    with torch.device(setup.device):
+        model: Any = AutoModelForImageTextToText.from_config(config, dtype=random_dtype(setup))
+    del model.model.image_tower
+    ids = {"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": 32000, "<video>": 32001}
+    words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, additional_special_tokens=["<image>", "<video>"], **special
+    )
+    encoder = Encoder(model.model.video_tower, Preprocess(), FEATURE_LAYER)
+    return encoder, VideoLlava(model, tokenizer)
+
+
+def random_dtype(setup: Setup) -> torch.dtype:
+    """Of random weights: the 16 bits that the device is quick with."""
+    return torch.float16 if setup.device.startswith("cuda") else torch.bfloat16
+
+
+def noise(encoder: Encoder, count: int) -> FrameBatch:
+    edge = encoder.preprocess.size
+    pixels = np.random.default_rng(SEED).integers(0, 256, (count, edge, edge, 3), np.uint8)
+    return FrameBatch(pixels, np.arange(count, dtype=np.float64))
+
+
+def prepared_noise(encoder: Encoder, count: int) -> Tensor:
+    return encoder.preprocess(torch.from_numpy(noise(encoder, count).pixels), encoder.device)

@@ -1,0 +1,79 @@
+"""`vzvideo show`: what the model sees, as a page, a contact sheet or numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vzvideo.cli_options import ANSWERING, progress_bars, say, with_settings
+from vzvideo.errors import SettingsError
+
+
+@with_settings(**ANSWERING)
+def show(
+    video: Annotated[str, typer.Argument(help="File or URL.")],
+    settings: Any,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Page to write (NAME.html, in this folder).")
+    ] = None,
+    ask: Annotated[
+        str | None, typer.Option("--ask", help="Also ask this, and show what the answer drew on.")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", help="A contact sheet; the page then only with -o.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The numbers on stdout; the page then only with -o.")
+    ] = False,
+) -> None:
+    """Show what the model sees: the patches that are kept, what the others went into, and why."""
+    name = Path(video.split("?")[0].rstrip("/")).stem or "video"
+    page = out or (None if png or as_json else Path(f"{name}.html"))
+    for target in (page, png):
+        if target and not target.resolve().parent.is_dir():
+            raise SettingsError(f"{target}: there is no folder {target.parent}")
+        if target and target.is_dir():
+            raise SettingsError(f"{target}: is a folder; give a file in it")
+    if png and png.suffix.lower() != ".png":
+        raise SettingsError(f"--png {png}: name it .png")
+    if "://" not in video:
+        from vzvideo.video.reader import check_file
+
+        check_file(Path(video))
+    from vzvideo import qa as api
+
+    with progress_bars() as progress:
+        qa = api.load(
+            settings=settings, progress=progress, say=say, part="both" if ask else "tower"
+        )
+        from vzvideo.show import look, redundancy
+
+        looked = look.look(qa, video, progress=progress)
+        answer = evidence = None
+        if ask:
+            tokens = qa.encode(video, progress=progress)
+            answer = qa.ask(tokens, ask)
+            evidence = qa.evidence(tokens, answer)
+    if answer and not as_json:
+        typer.echo(f"{answer.text} [{evidence}]")
+    if page:
+        from vzvideo.show.page import page as made
+
+        text = made(looked, answer, evidence)
+        page.write_text(text, encoding="utf-8")
+        typer.echo(page, err=as_json)
+    if png:
+        from vzvideo.show.sheet import sheet
+
+        sheet(looked, evidence).save(png)
+        typer.echo(png, err=as_json)
+    if as_json:
+        about = {"source": video, "model": looked.model} | redundancy.numbers(looked)
+        about["frame_times_s"] = [round(float(time_s), 6) for time_s in looked.pts_s]
+        if answer and evidence:
+            about |= {"question": answer.question, "answer": answer.text}
+            about |= evidence.about()
+        typer.echo(json.dumps(about, ensure_ascii=False))

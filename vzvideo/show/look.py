@@ -1,0 +1,194 @@
+"""A video as the tower and VisionZip see it: pictures, attention, and what every patch went into.
+
+Everything that the page, the sheet and the numbers are made of, for several budgets at once. Knows
+no page and no language model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vzvideo import visionzip
+from vzvideo.errors import SettingsError
+from vzvideo.evidence import clock, fine
+from vzvideo.models.encoder import Scored
+from vzvideo.models.preprocess import Preprocess
+from vzvideo.qa import Progress, VideoQA
+from vzvideo.video.frames import frames_of
+from vzvideo.video.reader import no_frames
+
+BUDGETS = (9, 17, 33, 65)  # tokens a frame, those that `mini` was trained with
+_PAIRS = 2000  # drawn at random, to say how alike two patches are that have nothing to do
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What one budget makes of T frames of P patches; M tokens come out of each.
+
+    dominant: the first tokens of the M that stand as they are, a CLS counted among them.
+    patch: (T, M), the patch each token stands at, -1 for the CLS.
+    assignment: (T, P), the token each patch went into, -1 where it was dropped.
+    to_kept: (T * R,), for every patch that was merged or dropped, the cosine of its features with
+        those of the kept patch most like it; to_merged: with those of the token it went into.
+    """
+
+    dominant: int
+    patch: NDArray[np.int64]
+    assignment: NDArray[np.int64]
+    to_kept: NDArray[np.float32]
+    to_merged: NDArray[np.float32]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens a frame."""
+        return int(self.patch.shape[1])
+
+
+@dataclass(frozen=True)
+class Look:
+    """T frames of a video, P patches each, seen through a tower of L layers.
+
+    pictures: uint8 (T, S, S, 3), the square of each frame that the tower sees.
+    pts_s: (T,), seconds. grid: patches of a frame, (rows, columns).
+    attention: float32 (T, P), what VisionZip ranks patches by, a frame's summing to 1.
+    by_layer: float32 (L, P), attention by rank, the highest first, mean over frames; sums to 1.
+    neighbours: float32 (T - 1,), mean cosine of a frame's patches with those at the same place in
+        the next. chance: mean cosine of two patches drawn at random from all frames.
+    cuts: by tokens a frame. tokens: of a whole frame.
+    """
+
+    source: str
+    model: str
+    pictures: NDArray[np.uint8]
+    pts_s: NDArray[np.float64]
+    grid: tuple[int, int]
+    tokens: int
+    attention: NDArray[np.float32]
+    by_layer: NDArray[np.float32]
+    neighbours: NDArray[np.float32]
+    chance: float
+    cuts: dict[int, Cut]
+    chosen: int  # the budget that the settings ask for, one of `cuts`
+
+    @property
+    def frames(self) -> int:
+        return len(self.pts_s)
+
+    def when(self, time_s: float) -> str:
+        """A time as a person reads it, as finely as these frames need it."""
+        return clock(time_s, fine(self.pts_s))
+
+
+def look(qa: VideoQA, source: str, *, progress: Progress | None = None) -> Look:
+    """Decodes a video as `qa` would for a question, and keeps what it sees on the way.
+
+    Raises SettingsError where the settings keep every token: there is nothing to be seen then.
+    """
+    recipe, encoder = qa.recipe(), qa.encoder
+    if recipe.compression.dominant is None:
+        raise SettingsError("--no-compress: show is about what compression keeps; leave it out")
+    splits = {tokens: visionzip.split_tokens(tokens) for tokens in BUDGETS}
+    chosen = recipe.compression.tokens_per_frame(encoder.tokens)
+    splits[chosen] = recipe.compression.dominant, recipe.compression.contextual
+    splits = {tokens: splits[tokens] for tokens in sorted(splits) if tokens <= encoder.tokens}
+    pictures, pts_s, scored, layers = [], [], [], []
+    with frames_of(source, recipe.settings, recipe.frames, recipe.size) as found:
+        for batch in found.batches:
+            inputs = encoder.preprocess(torch.from_numpy(batch.pixels), encoder.device)
+            scored.append(Scored(*(part.cpu() for part in encoder.score(inputs))))
+            layers.append(encoder.scores_by_layer(inputs).cpu())
+            pictures += [seen(picture, encoder.preprocess) for picture in batch.pixels]
+            pts_s.append(batch.pts_s)
+            if progress:
+                progress("look", len(pictures), found.asked)
+    if not pictures:
+        raise no_frames(source)
+    whole = Scored(*(torch.cat(parts) for parts in zip(*scored, strict=True)))
+    cls = int(encoder.has_cls)
+    patches = F.normalize(whole.hidden[:, cls:].float(), dim=-1)  # (T, P, D)
+    return Look(
+        source=source,
+        model=qa.name,
+        pictures=_same_size(pictures),
+        pts_s=np.concatenate(pts_s),
+        grid=encoder.grid,
+        tokens=encoder.tokens,
+        attention=_shares(whole.scores[:, cls:]).numpy(),
+        by_layer=_by_rank(torch.cat(layers, 1)[..., cls:]),
+        neighbours=(patches[1:] * patches[:-1]).sum(-1).mean(-1).numpy(),
+        chance=_chance(patches),
+        cuts={
+            tokens: _cut(whole, *split, recipe.compression.merge, encoder.has_cls)
+            for tokens, split in splits.items()
+        },
+        chosen=chosen,
+    )
+
+
+def _cut(scored: Scored, dominant: int, contextual: int, merge: str, has_cls: bool) -> Cut:
+    zipped = visionzip.compress(
+        *scored, dominant, contextual, merge=merge, has_cls=has_cls  # type: ignore[arg-type]
+    )  # fmt: skip
+    cls = int(has_cls)
+    assignment = zipped.assignment[:, cls:]
+    unit = F.normalize(scored.hidden[:, cls:].float(), dim=-1)
+    out = F.normalize(zipped.features.float(), dim=-1)
+    merged = assignment >= dominant
+    merged |= assignment < 0
+    alike = unit @ out[:, cls:dominant].transpose(1, 2)
+    best = alike.amax(-1) if alike.shape[-1] else torch.zeros_like(unit[..., 0])
+    into = out.gather(1, assignment.clamp(min=0).unsqueeze(-1).expand(-1, -1, out.shape[-1]))
+    own = (unit * into).sum(-1)
+    return Cut(
+        dominant,
+        (zipped.patch - cls).numpy(),
+        assignment.numpy(),
+        best[merged].numpy(),
+        own[merged & (assignment >= 0)].numpy(),
+    )
+
+
+def seen(picture: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
+    """Of a decoded picture (H, W, 3) the square that preprocessing keeps, in its own size."""
+    height, width = picture.shape[:2]
+    if preprocess.squash:
+        return picture
+    edge = round(min(height, width) * preprocess.crop / preprocess.size)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    return picture[top : top + edge, left : left + edge]
+
+
+def _same_size(pictures: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Squares of one size (T, S, S, 3), the largest there is: a stream may change its size."""
+    edge = max(max(picture.shape[:2]) for picture in pictures)
+    made = []
+    for picture in pictures:
+        if picture.shape[:2] != (edge, edge):
+            planes = torch.from_numpy(picture.copy()).permute(2, 0, 1).unsqueeze(0)
+            resized = F.interpolate(planes, (edge, edge), mode="bicubic", antialias=True)
+            picture = resized[0].permute(1, 2, 0).numpy()
+        made.append(picture)
+    return np.stack(made)
+
+
+def _shares(scores: Tensor) -> Tensor:
+    scores = scores.float()
+    return scores / scores.sum(-1, keepdim=True)
+
+
+def _by_rank(scores: Tensor) -> NDArray[np.float32]:
+    """(L, T, P) -> (L, P)."""
+    ranked: NDArray[np.float32] = _shares(scores).sort(-1, descending=True).values.mean(1).numpy()
+    return ranked
+
+
+def _chance(patches: Tensor) -> float:
+    flat = patches.flatten(0, 1)
+    drawn = torch.randint(len(flat), (2, _PAIRS), generator=torch.Generator().manual_seed(0))
+    return float((flat[drawn[0]] * flat[drawn[1]]).sum(-1).mean())

@@ -1,0 +1,213 @@
+"""A `Look` as one HTML page that needs nothing beside it: no network, no library, no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from html import escape
+from importlib import resources
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vzvideo.evidence import Evidence
+from vzvideo.show import charts, redundancy
+from vzvideo.show.look import Look
+from vzvideo.types import Answer
+
+_PICTURES_BYTES = 3_300_000  # base64 adds a third; with the numbers it stays under 5 MB
+_QUALITIES = ((448, 82), (336, 78), (256, 72), (192, 62), (128, 50), (96, 40))  # edge, JPEG's
+
+
+def page(look: Look, answer: Answer | None = None, evidence: Evidence | None = None) -> str:
+    """The page as text; with an answer, which frames it drew on."""
+    name = look.source.rsplit("/", 1)[-1] or look.source
+    template = resources.files("vzvideo.show").joinpath("page.html").read_text(encoding="utf-8")
+    facts = (
+        f"{look.frames} {'frame' if look.frames == 1 else 'frames'}, "
+        f"{look.when(look.pts_s[0])} to {look.when(look.pts_s[-1])}; "
+        f"{look.frames * look.tokens:,} tokens → @after@ (@split@ a frame); model {look.model}"
+    )
+    parts = {
+        "title": escape(name),
+        "facts": "",
+        "asked": _asked(answer, evidence) if answer else "",
+        "timeline": escape(_timeline_says(look, evidence), quote=True),
+        "density": _timeline(look, evidence),
+        "bars": "Blue bars: tokens a second."
+        + (" Orange bars: how much the answer drew on a frame." if evidence is not None else ""),
+        "charts": "".join(_charts(look)),
+        "data": _data(look, facts, evidence),
+    }
+    # In one pass: what has been put in is not looked through again, whatever a file is called.
+    return re.sub("|".join(f"@{name}@" for name in parts), lambda m: parts[m[0][1:-1]], template)
+
+
+def _asked(answer: Answer, evidence: Evidence | None) -> str:
+    drawn = ""
+    if evidence is not None:
+        drawn = f'<p class="soft">Drawn from {escape(str(evidence))}</p>'
+    return (
+        f'<div class="asked"><p class="soft">{escape(answer.question)}</p>'
+        f'<p class="answer">{escape(answer.text)}</p>{drawn}</div>'
+    )
+
+
+def _data(look: Look, facts: str, evidence: Evidence | None) -> str:
+    highest = look.attention.max(1, keepdims=True)
+    attention = np.rint(255 * look.attention / np.maximum(highest, 1e-12)).astype(int)
+    frames = [
+        {"time": look.when(time_s), "jpeg": jpeg, "attention": each.tolist()}
+        for time_s, jpeg, each in zip(look.pts_s, _jpegs(look.pictures), attention, strict=True)
+    ]
+    about = {
+        "grid": look.grid,
+        "tokens": look.tokens,
+        "facts": facts,
+        "chosen": look.chosen,
+        "frames": frames,
+        "cuts": {
+            tokens: {
+                "dominant": cut.dominant,
+                "patch": cut.patch.tolist(),
+                "assignment": cut.assignment.tolist(),
+            }
+            for tokens, cut in look.cuts.items()
+        },
+        "evidence": None if evidence is None else [round(float(s), 5) for s in evidence.frames],
+    }
+    text = json.dumps(about, separators=(",", ":"), ensure_ascii=False)
+    # Nothing that could end the element it stands in, or begin another.
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _jpegs(pictures: NDArray[np.uint8]) -> list[str]:
+    """Base64 of each, as large and as good as all of them together have room for."""
+    made: list[bytes] = []
+    for edge, quality in _QUALITIES:
+        made = [_jpeg(picture, edge, quality) for picture in pictures]
+        if sum(map(len, made)) <= _PICTURES_BYTES:
+            break
+    return [base64.b64encode(data).decode() for data in made]
+
+
+def _jpeg(picture: NDArray[np.uint8], edge: int, quality: int) -> bytes:
+    image = Image.fromarray(picture).resize((edge, edge), Image.Resampling.LANCZOS)
+    held = io.BytesIO()
+    image.save(held, "JPEG", quality=quality)
+    return held.getvalue()
+
+
+# -- the timeline
+
+
+def _timeline(look: Look, evidence: Evidence | None) -> str:
+    """Tokens a second along the video as bars from frame to frame, and what an answer drew on."""
+    borders = _borders(look.pts_s)
+    span = borders[-1] - borders[0] or 1.0
+    each = np.full(look.frames, look.chosen) / np.diff(borders)
+    drawn = []
+    for frame, density in enumerate(each):
+        left = 1000 * (borders[frame] - borders[0]) / span
+        wide = 1000 * (borders[frame + 1] - borders[frame]) / span
+        high = 24 * density / each.max()
+        words = escape(f"{look.when(look.pts_s[frame])}: {density:.3g} tokens a second")
+        drawn.append(
+            f'<rect class="density" x="{left + 0.5:.2f}" y="{52 - high:.2f}" '
+            f'width="{max(wide - 1, 0.5):.2f}" height="{high:.2f}"><title>{words}</title></rect>'
+        )
+        if evidence is not None:
+            share = float(evidence.frames[frame])
+            tall = 24 * share / float(evidence.frames.max())
+            drawn.append(
+                f'<rect class="evidence" x="{left + 0.5:.2f}" y="{26 - tall:.2f}" '
+                f'width="{max(wide - 1, 0.5):.2f}" height="{tall:.2f}">'
+                f"<title>{100 * share:.0f} % of what the answer drew on</title></rect>"
+            )
+        at = 1000 * (look.pts_s[frame] - borders[0]) / span
+        drawn.append(f'<line x1="{at:.2f}" x2="{at:.2f}" y1="52" y2="57"/>')
+    for time_s in charts.Axis("", float(borders[0]), float(borders[-1])).ticks(8):
+        at = 1000 * (time_s - borders[0]) / span
+        anchor = "start" if at < 1 else "end" if at > 999 else "middle"
+        drawn.append(f'<text x="{at:.1f}" y="70" text-anchor="{anchor}">{look.when(time_s)}</text>')
+    return "".join(drawn)
+
+
+def _borders(pts_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(T,) -> (T + 1,): a frame stands for the time half way to its neighbours."""
+    if len(pts_s) == 1:
+        return np.array([pts_s[0] - 0.5, pts_s[0] + 0.5])
+    between = (pts_s[1:] + pts_s[:-1]) / 2
+    first, last = 2 * pts_s[0] - between[0], 2 * pts_s[-1] - between[-1]
+    return np.maximum.accumulate(np.concatenate([[max(first, 0.0)], between, [last]]))
+
+
+def _timeline_says(look: Look, evidence: Evidence | None) -> str:
+    first, last = look.when(look.pts_s[0]), look.when(look.pts_s[-1])
+    words = f"Timeline of {look.frames} frames from {first} to {last}, {look.chosen} tokens each"
+    return f"{words}; the answer drew on {evidence}" if evidence is not None else words
+
+
+# -- the charts
+
+
+def _charts(look: Look) -> list[str]:
+    made = [_concentration(look), _merged(look)]
+    return [*made, _neighbours(look)] if look.frames > 1 else made
+
+
+def _figure(chart: Callable[[str], str], says: str) -> str:
+    return f"<figure>{chart(says)}<figcaption>{escape(says)}</figcaption></figure>"
+
+
+def _concentration(look: Look) -> str:
+    half, tenth = redundancy.half(look.by_layer), redundancy.top_tenth(look.by_layer)
+    layers = np.arange(1, len(half) + 1)
+    says = (
+        f"Attention by layer: at layer {len(half)}, where patches are chosen, half of it lies on "
+        f"{100 * half[-1]:.0f} % of them, and a tenth of them hold {100 * tenth[-1]:.0f} %; "
+        f"at the first layer {100 * half[0]:.0f} % and {100 * tenth[0]:.0f} %."
+    )
+    series = [("half of it: share of patches", layers, half),
+              ("on a tenth of the patches", layers, tenth)]  # fmt: skip
+    x, y = charts.Axis("layer", 1, max(2, len(half))), charts.Axis("share", 0, 1)
+    return _figure(lambda title: charts.lines(title, x, y, series), says)
+
+
+def _merged(look: Look) -> str:
+    cut = look.cuts[look.chosen]
+    series = [
+        (name, values)
+        for name, values in (
+            ("nearest kept patch", cut.to_kept),
+            ("token it went into", cut.to_merged),
+        )
+        if len(values)
+    ]
+    if not series:
+        return ""
+    near = " and ".join(f"{np.median(values):.2f} with the {name}" for name, values in series)
+    says = (
+        f"What is not kept, at {look.chosen} tokens a frame: a patch's features have a cosine of "
+        f"{near} (medians). Two patches drawn at random have {look.chance:.2f}."
+    )
+    low = min(0.0, *(float(values.min()) for _, values in series))
+    x = charts.Axis("cosine", low, 1.0)
+    return _figure(lambda title: charts.histogram(title, x, series), says)
+
+
+def _neighbours(look: Look) -> str:
+    says = (
+        f"From one frame to the next, patches at the same place have a cosine of "
+        f"{np.median(look.neighbours):.2f} (median; {look.neighbours.min():.2f} to "
+        f"{look.neighbours.max():.2f}); at random {look.chance:.2f}. What is far above that, a "
+        "method that merges over time could still save."
+    )
+    x = charts.Axis("seconds", float(look.pts_s[1]), float(look.pts_s[-1]))
+    y = charts.Axis("cosine", min(0.0, float(look.neighbours.min())), 1.0)
+    series = [("", look.pts_s[1:].tolist(), look.neighbours.tolist())]
+    return _figure(lambda title: charts.lines(title, x, y, series), says)
