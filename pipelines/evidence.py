@@ -6,6 +6,7 @@
 Of a clip that shows a dog and then a street it asks "Is there a dog?", "Is there a street?", "What
 happens first?" and "What happens last?", and counts how often more than half of what the answer
 drew on lies in the scene that was asked about. Chance is one half. A wrong answer counts as well.
+The layers were chosen on the first 40 clips of dev: `--skip 40` measures on the others.
 """
 
 from __future__ import annotations

@@ -58,6 +58,7 @@ def bench(
     chosen = run.choose(parts or [], geometry)
     if video:
         check_file(video)
+    name = model
     if not geometry:
         card = catalog.find(model)
         folder = weights.locate(card)
@@ -67,6 +68,7 @@ def bench(
         model = str(folder)
     setup = Setup(
         model=model,
+        name=name,
         device=_device(device),
         geometry=geometry,
         layers=layers,

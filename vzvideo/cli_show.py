@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,13 +33,10 @@ def show(
     """Show what the model sees: the patches that are kept, what the others went into, and why."""
     name = Path(video.split("?")[0].rstrip("/")).stem or "video"
     page = out or (None if png or as_json else Path(f"{name}.html"))
-    for target in (page, png):
-        if target and not target.resolve().parent.is_dir():
-            raise SettingsError(f"{target}: there is no folder {target.parent}")
-        if target and target.is_dir():
-            raise SettingsError(f"{target}: is a folder; give a file in it")
     if png and png.suffix.lower() != ".png":
         raise SettingsError(f"--png {png}: name it .png")
+    _check(page, b'content="vzvideo show"', "page of vzvideo show")
+    _check(png, b"\x89PNG", "PNG")
     if "://" not in video:
         from vzvideo.video.reader import check_file
 
@@ -62,13 +60,14 @@ def show(
     if page:
         from vzvideo.show.page import page as made
 
-        text = made(looked, answer, evidence)
-        page.write_text(text, encoding="utf-8")
+        _write(page, made(looked, answer, evidence).encode())
         typer.echo(page, err=as_json)
     if png:
         from vzvideo.show.sheet import sheet
 
-        sheet(looked, evidence).save(png)
+        held = io.BytesIO()
+        sheet(looked, evidence).save(held, "PNG")
+        _write(png, held.getvalue())
         typer.echo(png, err=as_json)
     if as_json:
         about = {"source": video, "model": looked.model} | redundancy.numbers(looked)
@@ -77,3 +76,24 @@ def show(
             about |= {"question": answer.question, "answer": answer.text}
             about |= evidence.about()
         typer.echo(json.dumps(about, ensure_ascii=False))
+
+
+def _check(target: Path | None, mark: bytes, kind: str) -> None:
+    """Says at once that a file cannot be written, or would be lost by it."""
+    if target is None:
+        return
+    if not target.resolve().parent.is_dir():
+        raise SettingsError(f"{target}: there is no folder {target.parent}")
+    if target.is_dir():
+        raise SettingsError(f"{target}: is a folder; give a file in it")
+    if target.exists():
+        with target.open("rb") as file:
+            if mark not in file.read(1000):
+                raise SettingsError(f"{target}: is there, and no {kind}; give another name")
+
+
+def _write(target: Path, content: bytes) -> None:
+    try:
+        target.write_bytes(content)
+    except OSError as error:
+        raise SettingsError(f"{target}: {error.strerror}; choose another file") from None

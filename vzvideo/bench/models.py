@@ -35,12 +35,14 @@ FEATURE_LAYER = -2  # of Video-LLaVA, and of mini
 class Setup:
     """What to measure, and how thoroughly.
 
-    model: checkpoint folder. geometry: in its place a published shape, with `layers` layers of
-    tower and language model where a few will do for a trial. scratch: for clips made here.
-    video: for the end-to-end parts, in place of a made clip. quick: smaller and fewer of all.
+    model: checkpoint folder; name: what it is called. geometry: in its place a published shape,
+    with `layers` layers of tower and language model where a few will do for a trial. scratch: for
+    clips made here. video: for the end-to-end parts, in place of a made clip. compiled: the encoder
+    through torch.compile, too. quick: smaller and fewer of all.
     """
 
-    model: str = "mini"
+    model: str = ""
+    name: str = ""
     device: str = "cpu"
     geometry: str | None = None
     layers: int | None = None

@@ -81,7 +81,10 @@ def run(parts: Sequence[str], setup: Setup, out: Path, command: Sequence[str]) -
 
 
 def _facts(setup: Setup) -> Numbers:
-    facts: Numbers = {"model": setup.geometry or Path(setup.model).name, "device": setup.device}
+    facts: Numbers = {
+        "model": setup.geometry or setup.name or Path(setup.model).name,
+        "device": setup.device,
+    }
     facts |= {"repeats": setup.repeats, "quick": setup.quick}
     return facts | ({"layers": setup.layers} if setup.layers else {})
 

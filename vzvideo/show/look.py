@@ -35,7 +35,8 @@ class Cut:
     patch: (T, M), the patch each token stands at, -1 for the CLS.
     assignment: (T, P), the token each patch went into, -1 where it was dropped.
     to_kept: (T * R,), for every patch that was merged or dropped, the cosine of its features with
-        those of the kept patch most like it; to_merged: with those of the token it went into.
+        those of the kept patch most like it, empty where none is kept; to_merged: with those of
+        the token it went into.
     """
 
     dominant: int
@@ -142,14 +143,14 @@ def _cut(scored: Scored, dominant: int, contextual: int, merge: str, has_cls: bo
     merged = assignment >= dominant
     merged |= assignment < 0
     alike = unit @ out[:, cls:dominant].transpose(1, 2)
-    best = alike.amax(-1) if alike.shape[-1] else torch.zeros_like(unit[..., 0])
+    kept = alike.amax(-1)[merged] if alike.shape[-1] else unit.new_empty(0)
     into = out.gather(1, assignment.clamp(min=0).unsqueeze(-1).expand(-1, -1, out.shape[-1]))
     own = (unit * into).sum(-1)
     return Cut(
         dominant,
         (zipped.patch - cls).numpy(),
         assignment.numpy(),
-        best[merged].numpy(),
+        kept.numpy(),
         own[merged & (assignment >= 0)].numpy(),
     )
 

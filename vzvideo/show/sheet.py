@@ -65,10 +65,10 @@ def _tokens(picture: Image.Image, look: Look, cut: Cut, frame: int) -> Image.Ima
     into = _enlarged(cut.assignment[frame].reshape(look.grid))
     pixels = np.asarray(picture, float)
     kept = (into >= 0) & (into < cut.dominant)
-    away = pixels * 0.5
+    away = pixels * 0.58
     for token in range(cut.dominant, cut.tokens):
         tint = np.array(colorsys.hls_to_rgb(((token - cut.dominant) * 0.38197) % 1.0, 0.6, 0.85))
-        away = np.where((into == token)[..., None], away * 0.7 + 255 * tint * 0.3, away)
+        away = np.where((into == token)[..., None], away * 0.74 + 255 * tint * 0.26, away)
     drawn = np.where(kept[..., None], pixels, away)
     drawn[_border(kept)] = 255
     return Image.fromarray(drawn.clip(0, 255).astype(np.uint8))
