@@ -175,6 +175,39 @@ def test_frames_the_video_does_not_have_are_told(vz: Command, checkpoint: Path, 
     assert said.line.endswith("; 60 frames asked for, the video shows 40 different ones")
 
 
+def test_evidence_stands_behind_the_answer(
+    vz: Command, checkpoint: Path, clip: Path, answers: dict[str, str]
+) -> None:
+    ask = ("ask", clip, "--model", checkpoint, *SMALL, "--evidence")
+    qa = vzvideo.load(str(checkpoint), device="cpu", cache=False, **SETTINGS)
+    tokens = qa.encode(clip)
+    drawn = {question: qa.evidence(tokens, qa.ask(tokens, question)) for question in answers}
+    one, both = vz(*ask, QUESTION), vz(*ask, QUESTION, OTHER)
+    assert (one.status, both.status) == (0, 0), one.err + both.err
+    assert one.out == f"{answers[QUESTION]} [{drawn[QUESTION]}]\n"
+    assert both.out == "".join(f"{q}\n  {answers[q]} [{drawn[q]}]\n" for q in (QUESTION, OTHER))
+    told = vz(*ask, QUESTION, OTHER, "--json").objects
+    plain = vz(*ask[:-1], QUESTION, OTHER, "--json").objects
+    for about, without, question in zip(told, plain, (QUESTION, OTHER), strict=True):
+        assert list(about) == [*without, "evidence_s", "evidence_frames"]
+        assert about["answer"] == answers[question]
+        assert about["evidence_frames"] == pytest.approx(drawn[question].frames, abs=1e-4)
+        assert about["evidence_s"] == drawn[question].about()["evidence_s"]
+
+
+def test_the_video_is_encoded_once_for_several_questions(
+    vz: Command, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vzvideo.qa import VideoQA
+
+    encode, times = VideoQA._encode, []
+    monkeypatch.setattr(VideoQA, "_encode", lambda *given: times.append(1) or encode(*given))
+    ask = ("ask", clip, QUESTION, OTHER, "--model", checkpoint, *SMALL, "--no-cache")
+    said = vz(*ask, "--evidence")
+    assert (said.status, times) == (0, [1]), said.err
+    assert "20 tokens, decode 0.0" in said.err  # the facts tell what it took
+
+
 # -- chat
 
 

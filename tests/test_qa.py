@@ -246,3 +246,101 @@ def test_an_empty_question_costs_a_conversation_nothing(qa: VideoQA, clip: Path)
     with pytest.raises(SettingsError):
         chat.ask(" ")
     assert chat.ask("Who?").seconds["prefill"] > 0
+
+
+# -- evidence, and what is encoded already
+
+
+def test_evidence_is_what_the_answer_attended_to(qa: VideoQA, clip: Path) -> None:
+    encoded = qa.encode_timed(clip, frames=4)
+    answer = qa.ask(encoded, "What happens?")
+    found = qa.evidence(encoded, answer)
+    assert found.tokens.shape == (20,)
+    assert found.tokens.sum() == pytest.approx(1)
+    np.testing.assert_allclose(found.frames, found.tokens.reshape(4, 5).sum(1))
+    np.testing.assert_array_equal(found.pts_s, encoded.tokens.pts_s)
+    prefix, _ = qa.read(encoded.tokens)
+    attended = qa.language.attended(prefix, "What happens?", answer.text)
+    np.testing.assert_allclose(found.tokens, attended, rtol=1e-5)
+    # By tokens as by what they came in, and again later; and the answer stays what it was.
+    np.testing.assert_array_equal(qa.evidence(encoded.tokens, answer).tokens, found.tokens)
+    assert qa.ask(encoded, "What happens?").text == answer.text
+
+
+def test_evidence_reads_the_video_only_where_it_is_another(
+    qa: VideoQA, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = qa.encode(clip, frames=4)
+    answer = qa.ask(tokens, "What happens?")
+    expected = qa.evidence(tokens, answer)
+    read, times = qa.language.read, []
+    monkeypatch.setattr(qa.language, "read", lambda *given: times.append(1) or read(*given))
+    qa.evidence(tokens, answer)
+    assert times == []
+    qa.forget()
+    found = qa.evidence(tokens, answer)
+    assert times == [1]
+    np.testing.assert_allclose(found.tokens, expected.tokens, atol=1e-6)
+
+
+def test_an_asking_tells_its_evidence_at_its_end(qa: VideoQA, clip: Path) -> None:
+    asking = qa.start(clip, "What happens?", frames=4)
+    with pytest.raises(RuntimeError, match="at its end"):
+        asking.evidence()
+    answer = asking.finish()
+    expected = qa.evidence(asking.encoded, answer)
+    np.testing.assert_array_equal(asking.evidence().tokens, expected.tokens)
+    talk = qa.chat(clip, frames=4).start("What happens?")
+    talk.finish()
+    with pytest.raises(RuntimeError, match="not for a conversation"):
+        talk.evidence()
+
+
+def test_what_is_encoded_already_is_not_encoded_again(
+    qa: VideoQA, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = qa.encode_timed(clip, frames=4)
+    monkeypatch.setattr(qa, "_encode", lambda *_: pytest.fail("encoded again"))
+    questions = ["Who is there?", "What do they wear?"]
+    answers = qa.ask_many(encoded, questions)
+    assert [answer.question for answer in answers] == questions
+    alone = qa.ask(encoded, questions[0])
+    assert alone.text == answers[0].text
+    # With what it took, and whether it came from the cache.
+    assert (alone.cached, encoded.cached) == (False, False)
+    assert alone.seconds["decode"] == pytest.approx(encoded.seconds["decode"], abs=1e-4)
+    assert qa.encode_timed(encoded) is encoded
+    assert qa.encode(encoded) is encoded.tokens
+    assert qa.chat(encoded).ask("Who?").tokens == 20
+    with pytest.raises(SettingsError, match="encoded already"):
+        qa.ask(encoded, "Who?", frames=3)
+
+
+def test_encoded_for_another_model_is_refused(qa: VideoQA, clip: Path) -> None:
+    from dataclasses import replace
+
+    encoded = qa.encode_timed(clip, frames=2)
+    settings = encoded.tokens.settings | {"tower": "another"}
+    other = replace(encoded, tokens=replace(encoded.tokens, settings=settings))
+    with pytest.raises(ModelError, match="encode the video again"):
+        qa.ask(other, "Who?")
+
+
+def test_the_longest_question_is_the_one_of_most_tokens(qa: VideoQA) -> None:
+    short, long = "Who is there in the meadow?", "\u4e2d\u6587\u4e2d\u6587\u4e2d\u6587\u4e2d\u6587?"
+    assert len(long) < len(short)
+    assert qa.language.text_tokens(long) > qa.language.text_tokens(short)
+    assert qa.longest([short, long, "Who?"]) == long
+    assert qa.longest([f"  {short} "]) == short
+    with pytest.raises(SettingsError, match="empty"):
+        qa.longest([short, " "])
+
+
+def test_spans_say_when_each_stage_worked(qa: VideoQA, clip: Path) -> None:
+    encoded = qa.encode_timed(clip, frames=4)
+    assert {span.stage for span in encoded.spans} == {"decode", "encode"}
+    assert all(span.begun_s <= span.ended_s for span in encoded.spans)
+    for stage, seconds in encoded.seconds.items():
+        each = [span.ended_s - span.begun_s for span in encoded.spans if span.stage == stage]
+        assert sum(each) == pytest.approx(seconds)
+    assert qa.encode_timed(clip, frames=4).spans == []

@@ -278,3 +278,93 @@ def test_nothing_read_is_the_prompt_without_a_video(
         language.logits(blind, QUESTION), expected.float(), atol=LOGITS_F32, rtol=0
     )
     assert language.answer(blind, QUESTION, max_new_tokens=4)
+
+
+# -- what an answer attended to
+
+
+def attended_cold(
+    language: VideoLlava, tokens: VisualTokens, ids: torch.Tensor, answer: str
+) -> torch.Tensor:
+    """By one whole forward of transformers in eager attention, no cache, over everything."""
+    said = language.tokenizer(answer, add_special_tokens=False).input_ids
+    whole = torch.cat([ids, torch.tensor([said], dtype=torch.long)], dim=1)
+    model = language.model
+    usual = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        with torch.inference_mode():
+            embeds = model.get_input_embeddings()(whole)
+            features = model.model.multi_modal_projector(tokens.features)
+            embeds = embeds.masked_scatter((whole == language.video_token)[..., None], features)
+            layers = model(inputs_embeds=embeds, use_cache=False, output_attentions=True).attentions
+    finally:
+        model.set_attn_implementation(usual)
+    # Of the last third of the layers, from where the answer's tokens are predicted on.
+    chosen = torch.stack(layers[-(len(layers) // 3) :])[:, 0, :, ids.shape[1] - 1 :]
+    heard = chosen[..., whole[0] == language.video_token].sum((0, 1, 2))
+    return heard / heard.sum()
+
+
+@pytest.mark.parametrize("answer", ["A man rides a bike.", "", "Two dogs run. " * 12])
+def test_attended_equals_a_plain_run_without_cache(
+    language: VideoLlava, tokens: VisualTokens, answer: str
+) -> None:
+    prefix = language.read(tokens)
+    found = language.attended(prefix, QUESTION, answer)
+    assert found.shape == (len(tokens),)
+    assert float(found.sum()) == pytest.approx(1, abs=LOGITS_F32)
+    expected = attended_cold(language, tokens, language.ask_ids(prefix, QUESTION), answer)
+    torch.testing.assert_close(found, expected, atol=LOGITS_F32, rtol=0)
+
+
+def test_attended_does_not_depend_on_how_many_tokens_are_held(
+    language: VideoLlava, tokens: VisualTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = language.read(tokens)
+    found = language.attended(prefix, QUESTION, "A man rides a bike on a dirt track.")
+    monkeypatch.setattr("vzvideo.models.video_llava._ATTENDING", 3)
+    again = language.attended(prefix, QUESTION, "A man rides a bike on a dirt track.")
+    torch.testing.assert_close(found, again, atol=LOGITS_F32, rtol=0)
+
+
+def test_attended_leaves_all_as_it_was(language: VideoLlava, tokens: VisualTokens) -> None:
+    prefix = language.read(tokens)
+    held, before = prefix.cache.get_seq_length(), language.logits(prefix, QUESTION)
+    keys = [layer.keys.clone() for layer in prefix.cache.layers]
+    language.attended(prefix, "Who is there?", "A man.")
+    assert language.model.model.language_model.config._attn_implementation == "sdpa"
+    assert (prefix.cache.get_seq_length(), prefix.busy, prefix.asked) == (held, False, 0)
+    for layer, expected in zip(prefix.cache.layers, keys, strict=True):
+        torch.testing.assert_close(layer.keys, expected, atol=0, rtol=0)
+    torch.testing.assert_close(language.logits(prefix, QUESTION), before, atol=0, rtol=0)
+
+
+def test_attention_is_plain_only_while_it_is_looked_at(
+    language: VideoLlava, tokens: VisualTokens
+) -> None:
+    prefix = language.read(tokens)
+
+    def fail(*_: object) -> None:
+        raise MemoryError("in the middle")
+
+    hook = language.model.model.language_model.layers[2].register_forward_pre_hook(fail)
+    with pytest.raises(MemoryError):
+        language.attended(prefix, QUESTION, "A man.")
+    hook.remove()
+    assert language.model.model.language_model.config._attn_implementation == "sdpa"
+    assert not prefix.busy
+
+
+def test_attended_follows_the_answer(language: VideoLlava, tokens: VisualTokens) -> None:
+    prefix = language.read(tokens)
+    one, other = (language.attended(prefix, QUESTION, said) for said in ("A man.", "Two dogs run."))
+    assert (one - other).abs().max() > 100 * LOGITS_F32
+
+
+def test_attended_waits_for_no_answer_in_hand(language: VideoLlava, tokens: VisualTokens) -> None:
+    prefix = language.read(tokens)
+    with closing(language.stream(prefix, "Who?", max_new_tokens=200)) as pieces:
+        next(iter(pieces))
+        with pytest.raises(ModelError, match="still being generated"):
+            language.attended(prefix, QUESTION, "A man.")

@@ -228,7 +228,7 @@ def surroundings() -> Numbers:
     with suppress(OSError, IndexError):
         cpu = Path("/proc/cpuinfo").read_text().split("model name")[1].split("\n")[0].lstrip("\t: ")
     versions = {"python": platform.python_version(), "cuda": torch.version.cuda}
-    for package in ("vzvideo", "torch", "transformers", "av", "decord", "numpy"):
+    for package in ("vzvideo", "torch", "transformers", "av", "decord", "torchcodec", "numpy"):
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     hardware = {

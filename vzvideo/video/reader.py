@@ -110,16 +110,10 @@ class Video(abc.ABC):
         times = np.sort(np.asarray(times_s, np.float64))
         if not len(times) or not np.isfinite(times).all():
             raise SettingsError("times: some number of seconds is needed, and each must be finite")
-        parts = list(self.stream(times, batch=max(1, len(times))))
+        parts = list(self.stream(times, batch=len(times)))  # one, or none
         if not parts:
             raise no_frames(self.source)
-        return FrameBatch(
-            np.concatenate([part.pixels for part in parts]),
-            np.concatenate([part.pts_s for part in parts]),
-            self.source,
-            asked=len(times),
-            lost=sum(part.lost for part in parts),
-        )
+        return parts[0]
 
     def __enter__(self) -> Self:
         return self
