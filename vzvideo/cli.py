@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vzvideo import cli_bench, cli_corpus, cli_show, cli_stream
-from vzvideo.cli_options import ANSWERING, Json, progress_bars, say, with_settings
+from vzvideo.cli_options import ANSWERING, Json, check, progress_bars, say, with_settings
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def ask(
     """Ask a video one or more questions."""
     stage = "load"
     try:
-        _check(video)
+        check(video)
         qa = _load(settings)
         stage = "encode"
         if len(questions) > 1:
@@ -144,7 +144,7 @@ def chat(
     as_json: Json = False,
 ) -> None:
     """Talk about a video; every question after the first costs only itself."""
-    _check(video)
+    check(video)
     qa = _load(settings)
     with progress_bars() as progress:
         talk = qa.chat(video, progress=progress)
@@ -182,7 +182,7 @@ def encode(
         raise SettingsError(f"{target}: there is no folder {target.parent}")
     if target.exists() and not store.holds_tokens(target):
         raise SettingsError(f"{target}: is there, and no file of visual tokens; give another name")
-    _check(video)
+    check(video)
     qa = _load(settings)
     with progress_bars() as progress:
         encoded = qa.encode_timed(video, progress=progress)
@@ -323,14 +323,6 @@ def pull(
 # -- words out
 
 
-def _check(video: str) -> None:
-    """Says at once, before a model is loaded, that there is no such file."""
-    from vzvideo.video.reader import check_file
-
-    if "://" not in video:
-        check_file(Path(video))
-
-
 def _load(settings: Settings) -> VideoQA:
     from vzvideo import qa
 
@@ -339,6 +331,7 @@ def _load(settings: Settings) -> VideoQA:
 
 
 def _relay(asking: Asking, as_json: bool, evidence: bool = False) -> None:
+    piece = ""
     for piece in asking:
         if not as_json:
             typer.echo(piece, nl=False)
@@ -347,7 +340,8 @@ def _relay(asking: Asking, as_json: bool, evidence: bool = False) -> None:
     if as_json:
         _print(asking.result, as_json, evidence=drawn)
     else:
-        typer.echo(f" [{drawn}]" if drawn else "")
+        blank = "" if piece.endswith((" ", "\n")) else " "
+        typer.echo(f"{blank}[{drawn}]" if drawn else "")
 
 
 def _print(

@@ -148,5 +148,13 @@ def progress_bars() -> Iterator[Progress]:
         yield show
 
 
+def check(video: str) -> None:
+    """Says at once, before a model is loaded, that there is no such file."""
+    from vzvideo.video.reader import check_file
+
+    if "://" not in video:
+        check_file(Path(video))
+
+
 def say(line: str) -> None:
     typer.echo(line, err=True)

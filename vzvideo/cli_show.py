@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vzvideo.cli_options import ANSWERING, progress_bars, say, with_settings
+from vzvideo.cli_options import ANSWERING, check, progress_bars, say, with_settings
 from vzvideo.errors import SettingsError
 
 
@@ -35,32 +35,31 @@ def show(
     page = out or (None if png or as_json else Path(f"{name}.html"))
     if png and png.suffix.lower() != ".png":
         raise SettingsError(f"--png {png}: name it .png")
+    if png and page and png.resolve() == page.resolve():
+        raise SettingsError(f"{png}: page and sheet would be one file; give two names")
     _check(page, b'content="vzvideo show"', "page of vzvideo show")
     _check(png, b"\x89PNG", "PNG")
-    if "://" not in video:
-        from vzvideo.video.reader import check_file
-
-        check_file(Path(video))
+    check(video)  # before what takes a second to import
     from vzvideo import qa as api
+    from vzvideo.show import look, redundancy
 
+    question = "?" if ask is None else api.checked(ask)
+    look.check(video)
     with progress_bars() as progress:
-        qa = api.load(
-            settings=settings, progress=progress, say=say, part="both" if ask else "tower"
-        )
-        from vzvideo.show import look, redundancy
-
-        looked = look.look(qa, video, progress=progress)
+        part: Any = "tower" if ask is None else "both"
+        qa = api.load(settings=settings, progress=progress, say=say, part=part)
+        looked = look.look(qa, video, question=question, progress=progress)
         answer = evidence = None
-        if ask:
-            tokens = qa.encode(video, progress=progress)
-            answer = qa.ask(tokens, ask)
-            evidence = qa.evidence(tokens, answer)
+        if ask is not None:
+            encoded = qa.encode_timed(video, question=question, progress=progress)
+            answer = qa.ask(encoded, question)
+            evidence = qa.evidence(encoded, answer)
     if answer and not as_json:
         typer.echo(f"{answer.text} [{evidence}]")
     if page:
         from vzvideo.show.page import page as made
 
-        _write(page, made(looked, answer, evidence).encode())
+        _write(page, made(looked, answer, evidence).encode("utf-8", "replace"))
         typer.echo(page, err=as_json)
     if png:
         from vzvideo.show.sheet import sheet
@@ -82,14 +81,19 @@ def _check(target: Path | None, mark: bytes, kind: str) -> None:
     """Says at once that a file cannot be written, or would be lost by it."""
     if target is None:
         return
-    if not target.resolve().parent.is_dir():
-        raise SettingsError(f"{target}: there is no folder {target.parent}")
-    if target.is_dir():
-        raise SettingsError(f"{target}: is a folder; give a file in it")
-    if target.exists():
-        with target.open("rb") as file:
-            if mark not in file.read(1000):
-                raise SettingsError(f"{target}: is there, and no {kind}; give another name")
+    try:
+        if not target.resolve().parent.is_dir():
+            raise SettingsError(f"{target}: there is no folder {target.parent}")
+        if target.exists():
+            # A pipe would be waited for, and a device is no place to put a page.
+            if not target.is_file():
+                kind = "a folder" if target.is_dir() else "no file"
+                raise SettingsError(f"{target}: is {kind}; give another name")
+            with target.open("rb") as file:
+                if mark not in file.read(1000):
+                    raise SettingsError(f"{target}: is there, and no {kind}; give another name")
+    except OSError as error:
+        raise SettingsError(f"{target}: {error.strerror}; give another name") from None
 
 
 def _write(target: Path, content: bytes) -> None:

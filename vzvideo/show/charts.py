@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_WIDTH, _HEIGHT = 360, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 12, 36
+_WIDTH, _HEIGHT = 360, 214
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 40, 36
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class Axis:
     low: float
     high: float
 
-    def ticks(self, most: int = 5) -> list[float]:
-        """Round numbers within it."""
+    def ticks(self, most: int = 5, least: float = 0.0) -> list[float]:
+        """Round numbers within it, `least` apart at least."""
         span = (self.high - self.low) or 1.0
-        step = 10.0 ** np.floor(np.log10(span / most))
-        step = next(step * by for by in (1, 2, 5, 10) if span / (step * by) <= most)
+        step = 10.0 ** np.floor(np.log10(max(span / most, least)))
+        step = next(
+            step * by for by in (1, 2, 5, 10) if max(span / most, least) <= step * by * 1.001
+        )
         first = np.ceil(self.low / step - 1e-9)
         return [float(n * step) + 0.0 for n in np.arange(first, self.high / step + 1e-9)]
 
@@ -69,7 +71,7 @@ def histogram(title: str, x: Axis, series: Sequence[tuple[str, Values]]) -> str:
 
 
 def _name(number: int, name: str) -> str:
-    place = f'x="{_LEFT + 8}" y="{_TOP + 12 + 15 * number}"'
+    place = f'x="{_LEFT + 40}" y="{12 + 15 * number}"'
     return f'<text class="name s{number}" {place}>{escape(name)}</text>'
 
 
@@ -95,6 +97,7 @@ def _chart(title: str, x: Axis, y: Axis, drawn: list[str]) -> str:
         at = _down(y, tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    parts.append(f'<text x="4" y="12">{escape(y.label)}</text>')
     parts += drawn
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     parts.append(

@@ -7,6 +7,7 @@ no page and no language model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from vzvideo.evidence import clock, fine
 from vzvideo.models.encoder import Scored
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.qa import Progress, VideoQA
+from vzvideo.store import is_token_file
 from vzvideo.video.frames import frames_of
-from vzvideo.video.reader import no_frames
+from vzvideo.video.reader import check_file, no_frames
 
 BUDGETS = (9, 17, 33, 65)  # tokens a frame, those that `mini` was trained with
 _PAIRS = 2000  # drawn at random, to say how alike two patches are that have nothing to do
@@ -86,12 +88,15 @@ class Look:
         return clock(time_s, fine(self.pts_s))
 
 
-def look(qa: VideoQA, source: str, *, progress: Progress | None = None) -> Look:
-    """Decodes a video as `qa` would for a question, and keeps what it sees on the way.
+def look(
+    qa: VideoQA, source: str, *, question: str = "?", progress: Progress | None = None
+) -> Look:
+    """Decodes a video as `qa` would for `question`, and keeps what it sees on the way.
 
     Raises SettingsError where the settings keep every token: there is nothing to be seen then.
     """
-    recipe, encoder = qa.recipe(), qa.encoder
+    check(source)
+    recipe, encoder = qa.recipe(question), qa.encoder
     if recipe.compression.dominant is None:
         raise SettingsError("--no-compress: show is about what compression keeps; leave it out")
     splits = {tokens: visionzip.split_tokens(tokens) for tokens in BUDGETS}
@@ -130,6 +135,15 @@ def look(qa: VideoQA, source: str, *, progress: Progress | None = None) -> Look:
         },
         chosen=chosen,
     )
+
+
+def check(source: str) -> None:
+    """Says at once, before a model is loaded, what cannot be looked at."""
+    if "://" in source:
+        return
+    check_file(Path(source))
+    if is_token_file(Path(source)):
+        raise SettingsError(f"{source}: these are tokens, without their pictures; give the video")
 
 
 def _cut(scored: Scored, dominant: int, contextual: int, merge: str, has_cls: bool) -> Cut:

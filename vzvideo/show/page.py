@@ -9,12 +9,14 @@ import re
 from collections.abc import Callable
 from html import escape
 from importlib import resources
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vzvideo.evidence import Evidence
+from vzvideo.evidence import Evidence, fine
 from vzvideo.show import charts, redundancy
 from vzvideo.show.look import Look
 from vzvideo.types import Answer
@@ -25,19 +27,18 @@ _QUALITIES = ((448, 82), (336, 78), (256, 72), (192, 62), (128, 50), (96, 40))  
 
 def page(look: Look, answer: Answer | None = None, evidence: Evidence | None = None) -> str:
     """The page as text; with an answer, which frames it drew on."""
-    name = look.source.rsplit("/", 1)[-1] or look.source
     template = resources.files("vzvideo.show").joinpath("page.html").read_text(encoding="utf-8")
     facts = (
-        f"{look.frames} {'frame' if look.frames == 1 else 'frames'}, "
-        f"{look.when(look.pts_s[0])} to {look.when(look.pts_s[-1])}; "
-        f"{look.frames * look.tokens:,} tokens → @after@ (@split@ a frame); model {look.model}"
+        f"{_frames(look)}; {look.frames * look.tokens:,} tokens → @after@ (@split@ a frame); "
+        f"model {look.model}"
     )
     parts = {
-        "title": escape(name),
+        "title": escape(_name(look.source)),
         "facts": "",
         "asked": _asked(answer, evidence) if answer else "",
         "timeline": escape(_timeline_says(look, evidence), quote=True),
         "density": _timeline(look, evidence),
+        "times": _times(look),
         "bars": "Blue bars: tokens a second."
         + (" Orange bars: how much the answer drew on a frame." if evidence is not None else ""),
         "charts": "".join(_charts(look)),
@@ -106,50 +107,82 @@ def _jpeg(picture: NDArray[np.uint8], edge: int, quality: int) -> bytes:
 
 
 def _timeline(look: Look, evidence: Evidence | None) -> str:
-    """Tokens a second along the video as bars from frame to frame, and what an answer drew on."""
+    """Tokens a second along the video as bars from frame to frame, and what an answer drew on.
+
+    Every frame has as many tokens: how dense they are follows from the time it stands for.
+    """
     borders = _borders(look.pts_s)
-    span = borders[-1] - borders[0] or 1.0
-    each = np.full(look.frames, look.chosen) / np.diff(borders)
+    spans_s = np.diff(borders)
     drawn = []
-    for frame, density in enumerate(each):
-        left = 1000 * (borders[frame] - borders[0]) / span
-        wide = 1000 * (borders[frame + 1] - borders[frame]) / span
-        high = 24 * density / each.max()
-        words = escape(f"{look.when(look.pts_s[frame])}: {density:.3g} tokens a second")
+    for frame, span_s in enumerate(spans_s):
+        left, right = (_along(borders[at], look) for at in (frame, frame + 1))
+        place = f'x="{left + 0.5:.2f}" width="{max(right - left - 1, 0.5):.2f}"'
+        high = 24 * spans_s.min() / span_s
         drawn.append(
-            f'<rect class="density" x="{left + 0.5:.2f}" y="{52 - high:.2f}" '
-            f'width="{max(wide - 1, 0.5):.2f}" height="{high:.2f}"><title>{words}</title></rect>'
+            f'<rect class="density" {place} y="{52 - high:.2f}" height="{high:.2f}" '
+            f'data-span="{span_s:.6g}"><title></title></rect>'
         )
         if evidence is not None:
             share = float(evidence.frames[frame])
-            tall = 24 * share / float(evidence.frames.max())
+            tall = 24 * share / max(float(evidence.frames.max()), 1e-12)
             drawn.append(
-                f'<rect class="evidence" x="{left + 0.5:.2f}" y="{26 - tall:.2f}" '
-                f'width="{max(wide - 1, 0.5):.2f}" height="{tall:.2f}">'
+                f'<rect class="evidence" {place} y="{26 - tall:.2f}" height="{tall:.2f}">'
                 f"<title>{100 * share:.0f} % of what the answer drew on</title></rect>"
             )
-        at = 1000 * (look.pts_s[frame] - borders[0]) / span
+        at = _along(look.pts_s[frame], look)
         drawn.append(f'<line x1="{at:.2f}" x2="{at:.2f}" y1="52" y2="57"/>')
-    for time_s in charts.Axis("", float(borders[0]), float(borders[-1])).ticks(8):
-        at = 1000 * (time_s - borders[0]) / span
-        anchor = "start" if at < 1 else "end" if at > 999 else "middle"
-        drawn.append(f'<text x="{at:.1f}" y="70" text-anchor="{anchor}">{look.when(time_s)}</text>')
     return "".join(drawn)
 
 
+def _times(look: Look) -> str:
+    """Round times under the timeline, no closer than they can be told apart."""
+    first, last = _ends(look)
+    ticks = charts.Axis("", first, last).ticks(6, least=0.1 if fine(look.pts_s) else 1.0)
+    words = [(tick, look.when(tick)) for tick in ticks]
+    if look.frames == 1:
+        words = [(look.pts_s[0], look.when(look.pts_s[0]))]
+    return "".join(
+        f'<span style="left:{_along(tick, look) / 10:.2f}%">{escape(word)}</span>'
+        for tick, word in words
+    )
+
+
+def _along(time_s: float, look: Look) -> float:
+    """Where a time stands on the timeline, 0..1000."""
+    first, last = _ends(look)
+    return float(np.clip(1000 * (time_s - first) / (last - first), 0, 1000))
+
+
+def _ends(look: Look) -> tuple[float, float]:
+    borders = _borders(look.pts_s)
+    return max(0.0, float(borders[0])), float(borders[-1])
+
+
 def _borders(pts_s: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(T,) -> (T + 1,): a frame stands for the time half way to its neighbours."""
+    """(T,) -> (T + 1,): a frame stands for the time half way to its neighbours; the first and the
+    last for as much on both sides, though a video has nothing before 0."""
     if len(pts_s) == 1:
         return np.array([pts_s[0] - 0.5, pts_s[0] + 0.5])
     between = (pts_s[1:] + pts_s[:-1]) / 2
-    first, last = 2 * pts_s[0] - between[0], 2 * pts_s[-1] - between[-1]
-    return np.maximum.accumulate(np.concatenate([[max(first, 0.0)], between, [last]]))
+    return np.concatenate([[2 * pts_s[0] - between[0]], between, [2 * pts_s[-1] - between[-1]]])
 
 
 def _timeline_says(look: Look, evidence: Evidence | None) -> str:
-    first, last = look.when(look.pts_s[0]), look.when(look.pts_s[-1])
-    words = f"Timeline of {look.frames} frames from {first} to {last}, {look.chosen} tokens each"
+    words = f"Timeline of {_frames(look)}"
     return f"{words}; the answer drew on {evidence}" if evidence is not None else words
+
+
+def _frames(look: Look) -> str:
+    first, last = look.when(look.pts_s[0]), look.when(look.pts_s[-1])
+    return f"1 frame at {first}" if look.frames == 1 else f"{look.frames} frames, {first} to {last}"
+
+
+def _name(source: str) -> str:
+    """What a page is called: the file's name, of a URL without what may be secret in it."""
+    if "://" not in source:
+        return Path(source).name or source
+    url = urlsplit(source)
+    return Path(url.path).name or url.hostname or "video"
 
 
 # -- the charts
@@ -157,7 +190,7 @@ def _timeline_says(look: Look, evidence: Evidence | None) -> str:
 
 def _charts(look: Look) -> list[str]:
     made = [_concentration(look), _merged(look)]
-    return [*made, _neighbours(look)] if look.frames > 1 else made
+    return [*made, _neighbours(look)] if look.frames > 2 else made
 
 
 def _figure(chart: Callable[[str], str], says: str) -> str:

@@ -30,7 +30,8 @@ def sheet(look: Look, evidence: Evidence | None = None) -> Image.Image:
     image = Image.new("RGB", (width, 2 * _MARGIN + 40 + blocks * block), _PAPER)
     pen = ImageDraw.Draw(image)
     before, after = look.frames * look.tokens, look.frames * cut.tokens
-    title = f"{look.frames} frames, {before:,} tokens to {after:,}"
+    count = "1 frame" if look.frames == 1 else f"{look.frames} frames"
+    title = f"{count}, {before:,} tokens to {after:,}"
     pen.text((_MARGIN, _MARGIN), title, _INK, _font(22))
     for frame in range(look.frames):
         top = _MARGIN + 40 + frame // columns * block
