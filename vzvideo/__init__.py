@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vzvideo import visionzip as visionzip
+    from vzvideo.asking import Chat as Chat
     from vzvideo.config import Settings as Settings
     from vzvideo.errors import VzVideoError as VzVideoError
-    from vzvideo.qa import Chat as Chat
     from vzvideo.qa import VideoQA as VideoQA
     from vzvideo.qa import load as load
     from vzvideo.stream import Stream as Stream
@@ -32,7 +32,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Answer": "types",
-    "Chat": "qa",
+    "Chat": "asking",
     "Failure": "types",
     "FrameBatch": "types",
     "Settings": "config",

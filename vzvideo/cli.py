@@ -21,10 +21,11 @@ from vzvideo.cli_options import ANSWERING, Json, check, progress_bars, say, with
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
 
 if TYPE_CHECKING:
+    from vzvideo.asking import Asking
     from vzvideo.config import Settings
     from vzvideo.evaluation.run import Score
     from vzvideo.evidence import Evidence
-    from vzvideo.qa import Asking, Encoded, VideoQA
+    from vzvideo.qa import Encoded, VideoQA
     from vzvideo.types import Answer
 
 app = typer.Typer(

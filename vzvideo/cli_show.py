@@ -41,9 +41,10 @@ def show(
     _check(png, b"\x89PNG", "PNG")
     check(video)  # before what takes a second to import
     from vzvideo import qa as api
+    from vzvideo.asking import checked
     from vzvideo.show import look, redundancy
 
-    question = "?" if ask is None else api.checked(ask)
+    question = "?" if ask is None else checked(ask)
     look.check(video)
     with progress_bars() as progress:
         part: Any = "tower" if ask is None else "both"

@@ -59,6 +59,7 @@ def watch(
 ) -> None:
     """Watch live video, asking it again and again, or whatever is typed meanwhile."""
     from vzvideo import qa
+    from vzvideo.asking import checked
     from vzvideo.ingest import check_policy
     from vzvideo.video.live import Live
 
@@ -74,7 +75,7 @@ def watch(
     check_policy(policy)
     _check_settings(settings)
     Live(source)  # says at once, before a model is loaded, that there is no such file
-    questions = [qa.checked(question) for question in questions or []]
+    questions = [checked(question) for question in questions or []]
     with progress_bars() as progress:
         model = qa.load(settings=settings, progress=progress, say=say)
     restore = state if state is not None and state.exists() else None

@@ -406,7 +406,7 @@ def _plan(
     planner: VideoQA, task: Task, stored: dict[Any, _Stored] | None
 ) -> tuple[list[Work], list[Failed]]:
     """What is to be done for a task, and what of it never can be."""
-    from vzvideo.qa import checked
+    from vzvideo.asking import checked
 
     settings = planner.settings.replace(start_s=task.start_s, end_s=task.end_s)
     version = storage.version(task.video) if stored is None else ""

@@ -26,11 +26,12 @@ import torch
 from numpy.typing import NDArray
 
 from vzvideo import store
+from vzvideo.asking import Asking, checked
 from vzvideo.config import Settings
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.ingest import Ingest, Policy, Stats
 from vzvideo.models.video_llava import SHORTEST_ANSWER, Prefix, copy_cache
-from vzvideo.qa import Asking, Encoded, checked
+from vzvideo.qa import Encoded
 from vzvideo.types import Answer, VisualTokens
 from vzvideo.video.live import Live
 from vzvideo.visionzip.memory import Memory, Moment
