@@ -26,7 +26,7 @@ def bench(
         bool, typer.Option("--quick", help="Smaller and fewer of all; minutes.")
     ] = False,
     repeats: Annotated[
-        int | None, typer.Option(min=1, help="Of everything (7; 3 with --quick).")
+        int | None, typer.Option(min=1, help="At most, of everything (7; 3 with --quick).")
     ] = None,
     model: Annotated[str, typer.Option(help="Name, hub id or folder.")] = "mini",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
@@ -78,8 +78,7 @@ def bench(
         scratch=scratch,
         video=video,
     )
-    said = sys.argv[1:]
-    command = ["vzvideo", "bench", *(said[1:] if said[:1] == ["bench"] else said)]
+    command = ["vzvideo", *sys.argv[1:]]
     results = run.run(chosen, setup, out, command)
     say(str(out))
     if failed := [part for part in chosen if "error" in results[part]]:
@@ -91,7 +90,9 @@ def _device(name: str) -> str:
     import torch
 
     here = torch.cuda.is_available()
-    kind = name.partition(":")[0]
-    if name != "auto" and (kind not in ("cpu", "cuda") or (kind == "cuda" and not here)):
-        raise SettingsError(f"device {name!r}: choose auto or cpu{' or cuda' if here else ''}")
+    if name not in ("auto", "cpu", *(["cuda"] if here else [])):
+        raise SettingsError(
+            f"device {name!r}: choose auto or cpu"
+            + (" or cuda; CUDA_VISIBLE_DEVICES says which" if here else "")
+        )
     return ("cuda" if here else "cpu") if name == "auto" else name

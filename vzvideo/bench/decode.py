@@ -105,7 +105,9 @@ def read_once(name: str, path: Path, clip: Clip, how: str) -> Numbers:
     """What it takes a reader, and the numbers of the frames for which it showed another."""
     indices = wanted(clip, how)
     read = readers()[name]
-    import_module(_IMPORTS.get(name, "vzvideo.video.pyav_reader"))  # what is imported is not timed
+    import_module(
+        _IMPORTS.get(name.partition(",")[0], "vzvideo.video.pyav_reader")
+    )  # what is imported is not timed
     before = highest_resident(reset=True)
     begun_s, begun_cpu_s = time.perf_counter(), _cpu_s()
     pixels, at_s = read(path, clip, indices)
@@ -127,6 +129,7 @@ def readers() -> dict[str, Reader]:
         _OURS: _vzvideo,
         "decord": _decord,
         "torchcodec": _torchcodec,
+        "torchcodec, approximate": partial(_torchcodec, seek_mode="approximate"),
         "sequential": partial(_plain, seek=False),
         "seeking": partial(_plain, seek=True),
     }
@@ -159,7 +162,9 @@ def _decord(path: Path, clip: Clip, indices: NDArray[np.int64]) -> Pictures:
     return pixels, reader.get_frame_timestamp(indices.tolist())[:, 0]
 
 
-def _torchcodec(path: Path, clip: Clip, indices: NDArray[np.int64]) -> Pictures:
+def _torchcodec(
+    path: Path, clip: Clip, indices: NDArray[np.int64], seek_mode: str = "exact"
+) -> Pictures:
     from torchcodec.decoders import VideoDecoder
     from torchcodec.transforms import Resize
 
@@ -167,6 +172,7 @@ def _torchcodec(path: Path, clip: Clip, indices: NDArray[np.int64]) -> Pictures:
     decoder = VideoDecoder(
         str(path),
         dimension_order="NHWC",
+        seek_mode=seek_mode,  # type: ignore[arg-type]
         num_ffmpeg_threads=0,  # as many as suit the machine, as with the others
         transforms=[Resize((height, width))],
     )

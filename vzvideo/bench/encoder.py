@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -28,6 +29,7 @@ from vzvideo.bench.measure import (
     rotated,
     runnable,
     spread,
+    why,
 )
 from vzvideo.bench.models import FEATURE_LAYER, Setup, load, prepared_noise
 from vzvideo.models.encoder import Encoder
@@ -51,10 +53,14 @@ def measure(setup: Setup) -> Numbers:
     found: Numbers = {"tokens": encoder.tokens, "dtype": str(encoder.dtype).removeprefix("torch.")}
     found |= {"layers_run": len(encoder._layers), "dominant": DOMINANT, "contextual": CONTEXTUAL}
     timed = ways | ({"compiled": compiled(encoder)} if setup.compiled else {})
-    found["cells"] = [
-        _cell(encoder, timed, batch, {n: [turn[batch] for turn in memory[n]] for n in WAYS}, setup)
-        for batch in batches
-    ]
+    found["cells"] = []
+    for batch in batches:
+        peaks = {name: [turn[batch] for turn in memory[name]] for name in WAYS}
+        try:
+            found["cells"].append(_cell(encoder, timed, batch, peaks, setup))
+        except RuntimeError as error:  # there is no room for so many
+            found["cells"].append({"frames": batch, "error": why(error)})
+    found["profile"] = profile(encoder)
     found["squares"] = {"frames": LOOKED_AT}
     inputs = prepared_noise(encoder, LOOKED_AT)
     for name, run in ways.items():
@@ -106,8 +112,9 @@ def _cell(
 
 def ways_to_features(encoder: Encoder) -> dict[str, Run]:
     """Three ways to go with preprocessed frames (B, 3, H, W)."""
-    tower: Any = encoder.tower
-    eager = copy.deepcopy(tower)
+    # Each its own: transformers leaves hooks on every layer of a tower that it has run.
+    tower: Any = copy.deepcopy(encoder.tower)
+    eager: Any = copy.deepcopy(encoder.tower)
     eager.set_attn_implementation("eager")
 
     @torch.inference_mode()
@@ -136,7 +143,7 @@ def compiled(encoder: Encoder) -> Run:
         return state
 
     mode = "reduce-overhead" if encoder.device.type == "cuda" else None
-    fused = torch.compile(before_scoring, mode=mode, dynamic=False)
+    fused = torch.compile(before_scoring, mode=mode, dynamic=False, fullgraph=True)
 
     def hidden(inputs: Tensor) -> Tensor:
         return scoring(fused(inputs.to(encoder.device, encoder.dtype)), None)
@@ -149,6 +156,26 @@ def compiled(encoder: Encoder) -> Run:
 def _zipped(encoder: Encoder, inputs: Tensor) -> visionzip.Zipped:
     scored = encoder.score(inputs)
     return visionzip.compress(*scored, DOMINANT, CONTEXTUAL, has_cls=encoder.has_cls)
+
+
+def profile(encoder: Encoder) -> Numbers:
+    """Where the time of ours goes: each operator's share of it, the largest first."""
+    inputs = prepared_noise(encoder, LOOKED_AT)
+    _zipped(encoder, inputs)
+    on_gpu = encoder.device.type == "cuda"
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with torch.profiler.profile(activities=kinds) as seen:
+        _zipped(encoder, inputs)
+    taken = {
+        event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        for event in seen.key_averages()
+    }
+    total = sum(taken.values()) or 1.0
+    shares = sorted(((time / total, name) for name, time in taken.items()), reverse=True)
+    return {
+        "frames": LOOKED_AT,
+        "operators": [{"operator": name, "share": round(share, 4)} for share, name in shares[:10]],
+    }
 
 
 class Limit:

@@ -16,11 +16,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
-    PreTrainedTokenizerFast,
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
 )
@@ -37,7 +35,7 @@ from vzvideo.bench.measure import (
     spread,
     why,
 )
-from vzvideo.bench.models import SEED, Setup
+from vzvideo.bench.models import SEED, Setup, wordless
 from vzvideo.config import Settings
 from vzvideo.manifest import Task
 from vzvideo.models.preprocess import Preprocess
@@ -133,7 +131,6 @@ def rows(setup: Setup) -> list[Numbers]:
 
 def _corpus(clip: Path, count: int) -> Numbers:
     """A job of `count` videos on a Ray of its own, which is started for it."""
-    import ray  # noqa: F401  # brings psutil
     from psutil import Error, Process
 
     from vzvideo import corpus
@@ -194,16 +191,10 @@ def tiny(folder: Path) -> Path:
         image_token_index=ids["<image>"],
         video_token_index=ids["<video>"],
     )
-    words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, additional_special_tokens=["<image>", "<video>"], **special
-    )
     torch.manual_seed(SEED)
     with quiet():
         VideoLlavaForConditionalGeneration(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    wordless(ids).save_pretrained(folder)
     preprocess = Preprocess(size=56, crop=56).to_config()
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocess))
     return folder

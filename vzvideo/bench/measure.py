@@ -6,6 +6,7 @@ Knows nothing of what is measured.
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import platform
@@ -157,6 +158,15 @@ def return_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 1 << 17)  # M_MMAP_THRESHOLD
         libc.malloc_trim(0)
+
+
+def let_go() -> None:
+    """Frees what is no longer used, on the device as well."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def in_child(function: Callable[..., Any], *args: Any, deadline_s: float = 900) -> Any:

@@ -68,15 +68,19 @@ def load(setup: Setup) -> tuple[Encoder, VideoLlava]:
     with torch.device(setup.device):
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=random_dtype(setup))
     del model.model.image_tower
-    ids = {"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": 32000, "<video>": 32001}
+    tokenizer = wordless({"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": 32000, "<video>": 32001})
+    encoder = Encoder(model.model.video_tower, Preprocess(), FEATURE_LAYER)
+    return encoder, VideoLlava(model, tokenizer)
+
+
+def wordless(ids: dict[str, int]) -> PreTrainedTokenizerFast:
+    """A tokenizer for a model of random weights: of all words it knows the special ones."""
     words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=words, additional_special_tokens=["<image>", "<video>"], **special
     )
-    encoder = Encoder(model.model.video_tower, Preprocess(), FEATURE_LAYER)
-    return encoder, VideoLlava(model, tokenizer)
 
 
 def random_dtype(setup: Setup) -> torch.dtype:
@@ -85,8 +89,10 @@ def random_dtype(setup: Setup) -> torch.dtype:
 
 
 def noise(encoder: Encoder, count: int) -> FrameBatch:
-    edge = encoder.preprocess.size
-    pixels = np.random.default_rng(SEED).integers(0, 256, (count, edge, edge, 3), np.uint8)
+    """Frames as a decoder gives them: wide, and of twice the size that the tower sees."""
+    edge = 2 * encoder.preprocess.size
+    shape = (count, edge, edge * 16 // 9, 3)
+    pixels = np.random.default_rng(SEED).integers(0, 256, shape, np.uint8)
     return FrameBatch(pixels, np.arange(count, dtype=np.float64))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
-from vzvideo.bench.measure import Numbers, show, surroundings, why
+from vzvideo.bench.measure import Numbers, let_go, show, surroundings, why
 from vzvideo.bench.models import SEED, Setup
 from vzvideo.errors import SettingsError
 
@@ -74,6 +74,7 @@ def run(parts: Sequence[str], setup: Setup, out: Path, command: Sequence[str]) -
             except Exception as error:
                 numbers = {"error": why(error)}
             results[part] |= numbers
+            let_go()  # or the next part's processes would find the device full
             show(part, numbers)
             # After each part: a long run that breaks off leaves what it has.
             _write(results, out)

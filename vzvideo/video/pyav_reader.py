@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import av
@@ -115,7 +115,7 @@ class PyAVVideo(Video):
     def _open(self) -> None:
         """Stands before the first frame, nothing decoded."""
         self.close()
-        self._container, self._stream = self._connect()
+        self._container, self._stream = self._connect(decode=True)
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = self._threads
         self._tick_s = float(self._stream.time_base or 0)
@@ -127,7 +127,7 @@ class PyAVVideo(Video):
         self._frames = self._ascending()
         self._current = self._ahead = None
 
-    def _connect(self) -> tuple[InputContainer, VideoStream]:
+    def _connect(self, decode: bool = False) -> tuple[InputContainer, VideoStream]:
         """The source, newly opened, and the stream of it to show."""
         deadline_s = self._deadline_s
         # Without the prefix a file named 12:30.mp4 would be taken for a protocol. PyAV's timeout
@@ -142,7 +142,7 @@ class PyAVVideo(Video):
                 options=options,
                 timeout=(deadline_s, deadline_s),
                 metadata_errors="ignore",
-                hwaccel=self._hwaccel,
+                hwaccel=self._hwaccel if decode else None,
             )
         try:
             return container, self._choose(container)
@@ -508,11 +508,18 @@ def acceleration(name: str) -> HWAccel:
     kinds = hwdevices_available()
     if name not in kinds:
         raise SettingsError(f"hwaccel: {name!r} given, this FFmpeg knows {', '.join(kinds)}")
-    try:
-        # On a codec that every device decodes: an error of the file's would blame the file.
-        HWAccel(name, allow_software_fallback=False).create(av.Codec("h264", "r"))
-    except (OSError, RuntimeError, av.FFmpegError):
+    if not _opens(name):
         raise SettingsError(
             f"hwaccel: {name} cannot be opened here: there is no such device, or no driver for it"
-        ) from None
+        )
     return HWAccel(name)
+
+
+@cache
+def _opens(name: str) -> bool:
+    """Tried on a codec that every device decodes: an error of the file's would blame the file."""
+    try:
+        HWAccel(name, allow_software_fallback=False).create(av.Codec("h264", "r"))
+    except (OSError, RuntimeError, av.FFmpegError):
+        return False
+    return True

@@ -75,11 +75,12 @@ def compress(
     if contextual == 0:
         return Zipped(features, kept, assignment)
 
-    # Places are counted on the CPU: a mask on the device would have everything wait for it.
-    is_target = torch.zeros(left, dtype=torch.bool)
-    is_target[:: max(1, left // contextual)][:contextual] = True
-    targets = rest[:, is_target.nonzero().squeeze(1).to(rest.device)]
-    others = rest[:, (~is_target).nonzero().squeeze(1).to(rest.device)]
+    # By arithmetic: a mask would have a GPU stop and count, and nothing here depends on the data.
+    step = max(1, left // contextual)
+    targets = rest[:, : step * contextual : step]
+    place = torch.arange(left - contextual, device=rest.device)
+    before = (place // (step - 1) + 1).clamp(max=contextual) if step > 1 else contextual
+    others = rest[:, place + before]
 
     unit_keys = F.normalize(keys.float(), dim=-1)
     similarity = _gather(unit_keys, others) @ _gather(unit_keys, targets).transpose(1, 2)
