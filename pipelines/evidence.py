@@ -61,6 +61,7 @@ def main() -> None:
                 drawn = qa.evidence(tokens, qa.ask(tokens, question, max_new_tokens=32))
                 shares[kind].append(float(drawn.frames[(tokens.pts_s < half) == early].sum()))
     about = {"model": args.model, "vzvideo": vzvideo.__version__, "clips": len(videos) // 2}
+    about |= {"skipped": args.skip, "device": str(qa.encoder.device)}
     for kind, values in shares.items():
         right = np.array(values) > 0.5
         low, high = scoring.interval(right.astype(float), videos)

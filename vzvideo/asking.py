@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from vzvideo import config
 from vzvideo.errors import SettingsError
 from vzvideo.evidence import Evidence
-from vzvideo.models.video_llava import Prefix
 from vzvideo.types import Answer
 
 if TYPE_CHECKING:
+    from vzvideo.models.video_llava import Prefix
     from vzvideo.qa import Encoded, VideoQA
 
 

@@ -58,7 +58,7 @@ def bench(
     chosen = run.choose(parts or [], geometry)
     if video:
         check_file(video)
-    name = model
+    name = Path(model).name if Path(model).is_dir() else model
     if not geometry:
         card = catalog.find(model)
         folder = weights.locate(card)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vzvideo.cli_options import ANSWERING, check, progress_bars, say, with_settings
-from vzvideo.errors import SettingsError
+from vzvideo.errors import SettingsError, VideoError
 
 
 @with_settings(**ANSWERING)
@@ -31,8 +31,9 @@ def show(
     ] = False,
 ) -> None:
     """Show what the model sees: the patches that are kept, what the others went into, and why."""
-    name = Path(video.split("?")[0].rstrip("/")).stem or "video"
-    page = out or (None if png or as_json else Path(f"{name}.html"))
+    from vzvideo.video.reader import short_name
+
+    page = out or (None if png or as_json else Path(f"{Path(short_name(video)).stem}.html"))
     if png and png.suffix.lower() != ".png":
         raise SettingsError(f"--png {png}: name it .png")
     if png and page and png.resolve() == page.resolve():
@@ -55,6 +56,8 @@ def show(
             encoded = qa.encode_timed(video, question=question, progress=progress)
             answer = qa.ask(encoded, question)
             evidence = qa.evidence(encoded, answer)
+            if len(evidence.frames) != looked.frames:
+                raise VideoError(f"{video}: it changed while it was read; try again")
     if answer and not as_json:
         typer.echo(f"{answer.text} [{evidence}]")
     if page:

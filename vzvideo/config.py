@@ -66,6 +66,8 @@ class Settings:
     def __post_init__(self) -> None:
         if (self.dominant is None) != (self.contextual is None):
             raise SettingsError("dominant and contextual: give both or neither")
+        if self.hwaccel and self.decoder != "pyav":
+            raise SettingsError(f"hwaccel: is for decoder pyav, not for {self.decoder}")
         for name, least in (
             ("tokens_per_frame", 1),
             ("max_new_tokens", 1),

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 BUDGET = 2048  # tokens remembered where nobody says otherwise, and the model has room for them
 # Settings that say which frames of a file to look at.
-OF_FILES = {"frames", "sampling", "start_s", "end_s", "decoder", "cache", "cache_gib"}
+OF_FILES = {
+    *("frames", "sampling", "start_s", "end_s", "decoder", "hwaccel", "cache", "cache_gib"),
+}
 # And those that a loaded model has.
 OF_MODELS = {"model", "device", "dtype", "quantize"}
 

@@ -105,9 +105,8 @@ def read_once(name: str, path: Path, clip: Clip, how: str) -> Numbers:
     """What it takes a reader, and the numbers of the frames for which it showed another."""
     indices = wanted(clip, how)
     read = readers()[name]
-    import_module(
-        _IMPORTS.get(name.partition(",")[0], "vzvideo.video.pyav_reader")
-    )  # what is imported is not timed
+    # What is imported is not timed.
+    import_module(_IMPORTS.get(name.partition(",")[0], "vzvideo.video.pyav_reader"))
     before = highest_resident(reset=True)
     begun_s, begun_cpu_s = time.perf_counter(), _cpu_s()
     pixels, at_s = read(path, clip, indices)

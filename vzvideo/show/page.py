@@ -9,8 +9,6 @@ import re
 from collections.abc import Callable
 from html import escape
 from importlib import resources
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +18,7 @@ from vzvideo.evidence import Evidence, fine
 from vzvideo.show import charts, redundancy
 from vzvideo.show.look import Look
 from vzvideo.types import Answer
+from vzvideo.video.reader import short_name
 
 _PICTURES_BYTES = 3_300_000  # base64 adds a third; with the numbers it stays under 5 MB
 _QUALITIES = ((448, 82), (336, 78), (256, 72), (192, 62), (128, 50), (96, 40))  # edge, JPEG's
@@ -33,14 +32,15 @@ def page(look: Look, answer: Answer | None = None, evidence: Evidence | None = N
         f"model {look.model}"
     )
     parts = {
-        "title": escape(_name(look.source)),
+        "title": escape(short_name(look.source)),
         "facts": "",
         "asked": _asked(answer, evidence) if answer else "",
         "timeline": escape(_timeline_says(look, evidence), quote=True),
         "density": _timeline(look, evidence),
         "times": _times(look),
-        "bars": "Blue bars: tokens a second."
-        + (" Orange bars: how much the answer drew on a frame." if evidence is not None else ""),
+        "bars": "Lower bars, blue: tokens a second."
+        + (" Upper bars, orange: how much the answer drew on." if evidence is not None else ""),
+        "strips": "" if evidence is None else "; the yellow in it is what the answer drew on",
         "charts": "".join(_charts(look)),
         "data": _data(look, facts, evidence),
     }
@@ -79,11 +79,18 @@ def _data(look: Look, facts: str, evidence: Evidence | None) -> str:
             }
             for tokens, cut in look.cuts.items()
         },
+        "drawn": None if evidence is None else _by_token(look, evidence),
         "evidence": None if evidence is None else [round(float(s), 5) for s in evidence.frames],
     }
     text = json.dumps(about, separators=(",", ":"), ensure_ascii=False)
     # Nothing that could end the element it stands in, or begin another.
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _by_token(look: Look, evidence: Evidence) -> list[list[float]]:
+    """Shares (T, M) of the tokens of the budget that was asked with."""
+    shares = evidence.tokens.reshape(look.frames, look.chosen)
+    return [[round(float(share), 5) for share in frame] for frame in shares]
 
 
 def _jpegs(pictures: NDArray[np.uint8]) -> list[str]:
@@ -175,14 +182,6 @@ def _timeline_says(look: Look, evidence: Evidence | None) -> str:
 def _frames(look: Look) -> str:
     first, last = look.when(look.pts_s[0]), look.when(look.pts_s[-1])
     return f"1 frame at {first}" if look.frames == 1 else f"{look.frames} frames, {first} to {last}"
-
-
-def _name(source: str) -> str:
-    """What a page is called: the file's name, of a URL without what may be secret in it."""
-    if "://" not in source:
-        return Path(source).name or source
-    url = urlsplit(source)
-    return Path(url.path).name or url.hostname or "video"
 
 
 # -- the charts

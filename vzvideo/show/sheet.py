@@ -68,7 +68,8 @@ def _tokens(picture: Image.Image, look: Look, cut: Cut, frame: int) -> Image.Ima
     kept = (into >= 0) & (into < cut.dominant)
     away = pixels * 0.58
     for token in range(cut.dominant, cut.tokens):
-        tint = np.array(colorsys.hls_to_rgb(((token - cut.dominant) * 0.38197) % 1.0, 0.6, 0.85))
+        hue = ((token - cut.dominant) * 0.38197 + 0.0694) % 1.0  # as on the page
+        tint = np.array(colorsys.hls_to_rgb(hue, 0.6, 0.85))
         away = np.where((into == token)[..., None], away * 0.74 + 255 * tint * 0.26, away)
     drawn = np.where(kept[..., None], pixels, away)
     drawn[_border(kept)] = 255

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,6 +183,14 @@ def check_file(path: Path) -> None:
                 raise VideoError(f"{path}: the file is empty", code="empty")
     except OSError as error:
         raise VideoError(f"{path}: {error.strerror or error}", code="unreadable") from None
+
+
+def short_name(source: str) -> str:
+    """What a source is called: its file's name, of a URL without what may be secret in it."""
+    if "://" not in source:
+        return Path(source).name or source
+    url = urlsplit(source)
+    return Path(url.path).name or url.hostname or "video"
 
 
 def scaled(width: int, height: int, size: int | None) -> tuple[int, int]:
