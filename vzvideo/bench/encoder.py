@@ -23,6 +23,7 @@ from vzvideo import visionzip
 from vzvideo.bench.measure import (
     Numbers,
     alternate,
+    in_child,
     peak_each,
     peaks_in_child,
     ratio,
@@ -60,7 +61,10 @@ def measure(setup: Setup) -> Numbers:
             found["cells"].append(_cell(encoder, timed, batch, peaks, setup))
         except RuntimeError as error:  # there is no room for so many
             found["cells"].append({"frames": batch, "error": why(error)})
-    found["profile"] = profile(encoder)
+    try:  # in a process of its own, for a profiler leaves its traces
+        found["profile"] = in_child(_profile, setup)
+    except RuntimeError as error:
+        found["profile"] = {"error": why(error)}
     found["squares"] = {"frames": LOOKED_AT}
     inputs = prepared_noise(encoder, LOOKED_AT)
     for name, run in ways.items():
@@ -158,8 +162,9 @@ def _zipped(encoder: Encoder, inputs: Tensor) -> visionzip.Zipped:
     return visionzip.compress(*scored, DOMINANT, CONTEXTUAL, has_cls=encoder.has_cls)
 
 
-def profile(encoder: Encoder) -> Numbers:
+def _profile(setup: Setup) -> Numbers:
     """Where the time of ours goes: each operator's share of it, the largest first."""
+    encoder = load(setup)[0]
     inputs = prepared_noise(encoder, LOOKED_AT)
     _zipped(encoder, inputs)
     on_gpu = encoder.device.type == "cuda"
