@@ -17,6 +17,8 @@ import numpy as np
 from av.stream import Disposition
 from numpy.typing import NDArray
 
+from vzvideo.bench.clips import scheduling_kept
+
 _COLUMNS, _ROWS = 4, 2
 _BLACK, _WHITE = 40, 215
 _WRITERS = {
@@ -89,7 +91,7 @@ def number_in(pixels: NDArray[np.uint8]) -> int:
 
 def write(kind: Kind, path: Path, *, offset: int = 0, numbers: Sequence[int] = ()) -> None:
     """A file of one video stream, its first timestamp `offset` frames after 0."""
-    with av.open(str(path), "w", options=kind.mux) as container:
+    with scheduling_kept(), av.open(str(path), "w", options=kind.mux) as container:
         stream = _stream(container, kind)
         for packet in _packets(stream, kind, numbers or kind.numbers, offset):
             container.mux(packet)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def make(clip: Clip, scratch: Path) -> Path:
         return path
     scratch.mkdir(parents=True, exist_ok=True)
     encoder, options = _encoder(clip)
-    with av.open(str(path.with_suffix(".part")), "w", format="mp4") as container:
+    part = str(path.with_suffix(".part"))
+    with scheduling_kept(), av.open(part, "w", format="mp4") as container:
         stream: Any = container.add_stream(encoder, rate=clip.fps, options=options)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
         stream.codec_context.thread_count = 0
@@ -81,6 +83,24 @@ def make(clip: Clip, scratch: Path) -> Path:
         container.mux(stream.encode(None))
     path.with_suffix(".part").rename(path)
     return path
+
+
+@contextmanager
+def scheduling_kept() -> Iterator[None]:
+    """Gives this thread back its place in the queue for a core.
+
+    SVT-AV1, where root runs it, puts whoever opens it before everyone else on the machine
+    (SCHED_FIFO 99) and leaves him there. PyTorch's threads then spin in wait for one that never
+    gets a core, forever, and processes that are started inherit it.
+    """
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
 
 
 def _encoder(clip: Clip) -> tuple[str, dict[str, str]]:
