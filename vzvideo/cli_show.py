@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vzvideo.cli_options import ANSWERING, check, progress_bars, say, with_settings
-from vzvideo.errors import SettingsError, VideoError
+from vzvideo.errors import SettingsError
 
 
 @with_settings(**ANSWERING)
@@ -50,14 +50,11 @@ def show(
     with progress_bars() as progress:
         part: Any = "tower" if ask is None else "both"
         qa = api.load(settings=settings, progress=progress, say=say, part=part)
-        looked = look.look(qa, video, question=question, progress=progress)
+        looked, tokens = look.look(qa, video, question=question, progress=progress)
         answer = evidence = None
         if ask is not None:
-            encoded = qa.encode_timed(video, question=question, progress=progress)
-            answer = qa.ask(encoded, question)
-            evidence = qa.evidence(encoded, answer)
-            if len(evidence.frames) != looked.frames:
-                raise VideoError(f"{video}: it changed while it was read; try again")
+            answer = qa.ask(tokens, question)
+            evidence = qa.evidence(tokens, answer)
     if answer and not as_json:
         typer.echo(f"{answer.text} [{evidence}]")
     if page:

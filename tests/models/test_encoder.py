@@ -376,7 +376,7 @@ def test_settings_a_tower_cannot_meet_are_named(
 @every_feature_layer
 def test_scores_of_every_layer_are_those_of_eager_attention(kind: str, feature_layer: int) -> None:
     encoder, inputs = encoder_of(kind, feature_layer), random_inputs()
-    scores = encoder.scores_by_layer(inputs)
+    scores = encoder.score_layers(inputs)[1]
     assert scores.dtype == torch.float32
     attentions = eager_outputs(encoder.tower, inputs).attentions  # (B, H, N, N) of each layer
     depth = feature_layer if feature_layer > 0 else LAYERS + 1 + feature_layer
@@ -384,21 +384,22 @@ def test_scores_of_every_layer_are_those_of_eager_attention(kind: str, feature_l
     for layer, attention in zip(scores, attentions[:depth], strict=True):
         expected = attention[:, :, 0].sum(1) if HAS_CLS[kind] else attention.mean(dim=(1, 2))
         assert_same(layer, expected)
-    torch.testing.assert_close(scores[-1], encoder.score(inputs).scores, atol=0, rtol=0)
+    for found, alone in zip(encoder.score_layers(inputs)[0], encoder.score(inputs), strict=True):
+        torch.testing.assert_close(found, alone, atol=0, rtol=0)
     assert hooks_of(encoder.tower) == []
 
 
 def test_scores_of_every_layer_are_this_threads_own() -> None:
     encoder, inputs = encoder_of("clip"), random_inputs()
-    expected = encoder.scores_by_layer(inputs)
+    expected = encoder.score_layers(inputs)[1]
 
     def score_something_else(*_: Any) -> None:
         interruption.remove()
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(encoder.scores_by_layer, random_inputs(seed=1)).result()
+            pool.submit(encoder.score_layers, random_inputs(seed=1)).result()
 
     interruption = layers_of(encoder.tower)[1].mlp.register_forward_hook(score_something_else)
-    assert_same(encoder.scores_by_layer(inputs), expected)
+    assert_same(encoder.score_layers(inputs)[1], expected)
     assert hooks_of(encoder.tower) == []
 
 
@@ -410,6 +411,6 @@ def test_no_hook_stays_where_a_layer_fails() -> None:
 
     handle = layers_of(encoder.tower)[1].mlp.register_forward_pre_hook(fail)
     with pytest.raises(MemoryError, match="no room"):
-        encoder.scores_by_layer(random_inputs())
+        encoder.score_layers(random_inputs())
     handle.remove()
     assert hooks_of(encoder.tower) == []

@@ -81,10 +81,10 @@ def written(checkpoint: Path, clip: Path, tmp_path_factory: pytest.TempPathFacto
         str(checkpoint), device="cpu", frames=FRAMES, tokens_per_frame=5, cache=False,
         max_new_tokens=6,
     )  # fmt: skip
-    tokens = qa.encode(clip)
+    looked, tokens = look(qa, str(clip))
     answer = qa.ask(tokens, "What is the man doing?")
     path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(page(look(qa, str(clip)), answer, qa.evidence(tokens, answer)), "utf-8")
+    path.write_text(page(looked, answer, qa.evidence(tokens, answer)), "utf-8")
     return path
 
 
@@ -484,7 +484,7 @@ def test_mini_on_a_real_clip(browser: Browser, real_clips: list[Path], tmp_path:
     if weights.locate(catalog.find("mini")) is None:
         pytest.skip("mini has not been pulled")
     qa = vzvideo.load("mini", device="cpu", frames=2)
-    shown(browser, tmp_path, look(qa, str(real_clips[0])))
+    shown(browser, tmp_path, look(qa, str(real_clips[0]))[0])
     assert browser.complaints == []
     assert browser.js("[...document.querySelectorAll('[name=budget]')].map(i => i.value)") == [
         "9", "17", "33", "65",

@@ -21,7 +21,7 @@ from vzvideo.errors import SettingsError, VideoError
 from vzvideo.models.encoder import Scored
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.qa import VideoQA
-from vzvideo.show.look import Look, look, seen
+from vzvideo.show.look import Look, look, square
 from vzvideo.video.frames import frames_of
 from vzvideo.visionzip import compress, split_tokens
 
@@ -37,7 +37,16 @@ def qa(checkpoint: Path) -> VideoQA:
 
 @pytest.fixture(scope="module")
 def looked(qa: VideoQA, clip: Path) -> Look:
-    return look(qa, str(clip))
+    return look(qa, str(clip))[0]
+
+
+def test_the_tokens_to_ask_are_those_of_encoding(qa: VideoQA, clip: Path) -> None:
+    _, tokens = look(qa, str(clip))
+    expected = qa.encode(clip)
+    torch.testing.assert_close(tokens.features, expected.features, atol=0, rtol=0)
+    for name in ("frame", "role", "patch", "pts_s"):
+        np.testing.assert_array_equal(getattr(tokens, name), getattr(expected, name))
+    assert (tokens.grid, tokens.source) == (expected.grid, expected.source)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +138,7 @@ def test_neighbours_are_patches_at_the_same_place(looked: Look, scored: Scored) 
 def test_looking_twice_sees_the_same_and_batches_change_nothing(
     qa: VideoQA, looked: Look, clip: Path
 ) -> None:
-    again = look(changed(qa, batch=3), str(clip))
+    again, _ = look(changed(qa, batch=3), str(clip))
     np.testing.assert_array_equal(again.pictures, looked.pictures)
     np.testing.assert_allclose(again.attention, looked.attention, rtol=1e-4)
     assert again.chance == pytest.approx(looked.chance, abs=1e-5)
@@ -142,36 +151,36 @@ def test_progress_counts_every_frame(qa: VideoQA, clip: Path) -> None:
 
 
 def test_a_split_of_ones_own_is_the_chosen_budget(qa: VideoQA, clip: Path) -> None:
-    own = look(changed(qa, dominant=3, contextual=6), str(clip))
+    own, _ = look(changed(qa, dominant=3, contextual=6), str(clip))
     assert (own.chosen, own.cuts[9].dominant) == (9, 3)
     assert list(own.cuts) == [9, 17]
-    none = look(changed(qa, dominant=4, contextual=0), str(clip)).cuts[4]
+    none = look(changed(qa, dominant=4, contextual=0), str(clip))[0].cuts[4]
     assert (none.assignment < 0).sum(1).tolist() == [13] * FRAMES  # dropped
     assert (len(none.to_kept), len(none.to_merged)) == (13 * FRAMES, 0)
-    every = look(changed(qa, dominant=2, contextual=100), str(clip))
+    every, _ = look(changed(qa, dominant=2, contextual=100), str(clip))
     assert every.chosen == 17
     assert (every.cuts[17].dominant, every.cuts[17].tokens) == (2, 17)
-    whole = look(changed(qa, tokens_per_frame=17, dominant=17, contextual=0), str(clip)).cuts[17]
+    whole = look(changed(qa, tokens_per_frame=17, dominant=17, contextual=0), str(clip))[0].cuts[17]
     assert (len(whole.to_kept), len(whole.to_merged)) == (0, 0)
 
 
 def test_the_merge_that_is_set_is_the_one_that_is_shown(qa: VideoQA, clip: Path) -> None:
-    mean = look(changed(qa, merge="mean"), str(clip)).cuts[9]
-    reference = look(qa, str(clip)).cuts[9]
+    mean = look(changed(qa, merge="mean"), str(clip))[0].cuts[9]
+    reference = look(qa, str(clip))[0].cuts[9]
     np.testing.assert_array_equal(mean.assignment, reference.assignment)
     np.testing.assert_array_equal(mean.to_kept, reference.to_kept)
     assert not np.allclose(mean.to_merged, reference.to_merged)
 
 
 def test_with_no_patch_kept_none_is_near(qa: VideoQA, clip: Path) -> None:
-    only_cls = look(changed(qa, dominant=1, contextual=3), str(clip))
+    only_cls, _ = look(changed(qa, dominant=1, contextual=3), str(clip))
     assert len(only_cls.cuts[4].to_kept) == 0
 
 
 def test_a_tower_without_a_cls(qa: VideoQA, clip: Path, inputs: Tensor) -> None:
     other = copy.copy(qa)
     other.encoder = encoder_of("siglip")
-    looked = look(other, str(clip))
+    looked, _ = look(other, str(clip))
     scored = other.encoder.score(inputs)
     assert (looked.tokens, list(looked.cuts)) == (16, [5, 9])  # of 17 there are only 16
     for tokens, cut in looked.cuts.items():
@@ -186,7 +195,7 @@ def test_a_tower_without_a_cls(qa: VideoQA, clip: Path, inputs: Tensor) -> None:
 def test_one_frame_has_no_neighbour(qa: VideoQA, tmp_path: Path) -> None:
     kind = clips.Kind("one", ".mp4", frames=1)
     kind.make(kind, tmp_path / "one.mp4")
-    looked = look(qa, str(tmp_path / "one.mp4"))
+    looked, _ = look(qa, str(tmp_path / "one.mp4"))
     assert (looked.frames, len(looked.neighbours)) == (1, 0)
     assert np.isfinite(looked.chance)
 
@@ -195,7 +204,7 @@ def test_frames_of_changing_size_become_squares_of_one(qa: VideoQA, tmp_path: Pa
     kind = next(kind for kind in clips.KINDS if kind.name == "growing")
     kind = replace(kind, size=(48, 32))
     kind.make(kind, tmp_path / "growing.ts")
-    looked = look(changed(qa, batch=1), str(tmp_path / "growing.ts"))
+    looked, _ = look(changed(qa, batch=1), str(tmp_path / "growing.ts"))
     assert looked.frames == FRAMES
     frames, height, width, _ = looked.pictures.shape
     assert (frames, height) == (FRAMES, width)
@@ -225,17 +234,17 @@ def test_the_square_is_the_one_that_the_tower_sees(shape: tuple[int, int], crop:
     planes = np.broadcast_arrays(rows, columns, np.uint8(0))
     picture = np.ascontiguousarray(np.stack(planes, -1))
     preprocess = Preprocess(56, crop, mean=(0.0,) * 3, std=(1.0,) * 3)
-    square = seen(picture, preprocess)
-    assert square.shape[0] == square.shape[1] == round(min(shape) * crop / 56)
+    kept = square(picture, preprocess)
+    assert kept.shape[0] == kept.shape[1] == round(min(shape) * crop / 56)
     theirs = 255 * preprocess(torch.from_numpy(picture[None]))[0].permute(1, 2, 0).numpy()
     step = 255 / (min(shape) - 1)  # from one row to the next
-    for ours, far in ((square[0, 0], theirs[0, 0]), (square[-1, -1], theirs[-1, -1])):
+    for ours, far in ((kept[0, 0], theirs[0, 0]), (kept[-1, -1], theirs[-1, -1])):
         np.testing.assert_allclose(ours[:2], far[:2], atol=1.5 * step)
 
 
 def test_a_squashed_picture_is_seen_whole() -> None:
     picture = np.zeros((40, 90, 3), np.uint8)
-    assert seen(picture, Preprocess(56, 56, squash=True)) is picture
+    assert square(picture, Preprocess(56, 56, squash=True)) is picture
 
 
 @pytest.mark.parametrize(("every_s", "said"), [(0.4, "0:01.2"), (1.0, "0:01"), (90.0, "0:01")])

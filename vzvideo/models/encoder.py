@@ -122,12 +122,13 @@ class Encoder:
         return Scored(hidden, self._scores(seen), visionzip.mean_keys(seen["k"]))
 
     @torch.inference_mode()
-    def scores_by_layer(self, inputs: Tensor) -> Tensor:
-        """Preprocessed (B, 3, H, W) -> (L, B, N): what `score` finds, of every layer run."""
+    def score_layers(self, inputs: Tensor) -> tuple[Scored, Tensor]:
+        """As `score`, and the scores (L, B, N) of every layer that is run."""
         with ExitStack() as watching:
             seen = [watching.enter_context(self._watched(layer)) for layer in self._layers]
-            self.hidden(inputs)
-        return torch.stack([self._scores(each) for each in seen])
+            hidden = self.hidden(inputs)
+        scores = torch.stack([self._scores(each) for each in seen])
+        return Scored(hidden, scores[-1], visionzip.mean_keys(seen[-1]["k"])), scores
 
     def _scores(self, seen: dict[str, Tensor]) -> Tensor:
         attention = visionzip.cls_attention if self.has_cls else visionzip.attention_received
@@ -165,17 +166,21 @@ class Encoder:
         self.check(settings)
         inputs = self.preprocess(torch.from_numpy(frames.pixels), self.device)
         if settings.dominant is None:
-            features = self.hidden(inputs)
             patch = torch.arange(self.tokens).expand(len(frames), -1)
-        else:
-            features, patch, _ = visionzip.compress(
-                *self.score(inputs),
-                settings.dominant,
-                settings.contextual,
-                merge=settings.merge,
-                has_cls=self.has_cls,
-            )
-        return self._pack(frames, features, patch.cpu().numpy(), settings)
+            return self._pack(frames, self.hidden(inputs), patch, settings)
+        return self.compress(frames, self.score(inputs), settings)
+
+    def compress(self, frames: FrameBatch, scored: Scored, settings: ZipSettings) -> VisualTokens:
+        """The tokens of frames (T, H, W, 3) that `score` has seen; `settings` with a dominant."""
+        assert settings.dominant is not None
+        features, patch, _ = visionzip.compress(
+            *scored,
+            settings.dominant,
+            settings.contextual,
+            merge=settings.merge,
+            has_cls=self.has_cls,
+        )
+        return self._pack(frames, features, patch, settings)
 
     def encode_stream(
         self, batches: Iterable[FrameBatch], settings: ZipSettings | None = None
@@ -203,9 +208,10 @@ class Encoder:
         self,
         frames: FrameBatch,
         features: Tensor,
-        patch: np.ndarray[Any, Any],
+        patch: Tensor,
         settings: ZipSettings,
     ) -> VisualTokens:
+        """features (T, M, D) and the token (T, M) each stands for, the CLS counted."""
         count, each = patch.shape
         dominant = each if settings.dominant is None else settings.dominant
         role = np.full((count, each), Role.CONTEXTUAL, np.int8)
@@ -216,7 +222,7 @@ class Encoder:
             features=features.flatten(0, 1),
             frame=np.repeat(np.arange(count, dtype=np.int32), each),
             role=role.reshape(-1),
-            patch=(patch - self.has_cls).astype(np.int32).reshape(-1),
+            patch=(patch.cpu().numpy() - self.has_cls).astype(np.int32).reshape(-1),
             pts_s=frames.pts_s,
             grid=self.grid,
             source=frames.source,

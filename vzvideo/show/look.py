@@ -18,10 +18,11 @@ from torch import Tensor
 from vzvideo import visionzip
 from vzvideo.errors import SettingsError
 from vzvideo.evidence import clock, fine
-from vzvideo.models.encoder import Scored
+from vzvideo.models.encoder import Scored, join
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.qa import Progress, VideoQA
 from vzvideo.store import is_token_file
+from vzvideo.types import VisualTokens
 from vzvideo.video.frames import frames_of
 from vzvideo.video.reader import check_file, no_frames
 
@@ -90,8 +91,9 @@ class Look:
 
 def look(
     qa: VideoQA, source: str, *, question: str = "?", progress: Progress | None = None
-) -> Look:
-    """Decodes a video as `qa` would for `question`, and keeps what it sees on the way.
+) -> tuple[Look, VisualTokens]:
+    """Decodes and encodes a video as `qa` would for `question`; what it sees on the way, and the
+    tokens to ask.
 
     Raises SettingsError where the settings keep every token: there is nothing to be seen then.
     """
@@ -103,22 +105,24 @@ def look(
     chosen = recipe.compression.tokens_per_frame(encoder.tokens)
     splits[chosen] = recipe.compression.dominant, recipe.compression.contextual
     splits = {tokens: splits[tokens] for tokens in sorted(splits) if tokens <= encoder.tokens}
-    pictures, pts_s, scored, layers = [], [], [], []
+    pictures, pts_s, scored, layers, parts = [], [], [], [], []
     with frames_of(source, recipe.settings, recipe.frames, recipe.size) as found:
         for batch in found.batches:
             inputs = encoder.preprocess(torch.from_numpy(batch.pixels), encoder.device)
-            scored.append(Scored(*(part.cpu() for part in encoder.score(inputs))))
-            layers.append(encoder.scores_by_layer(inputs).cpu())
-            pictures += [seen(picture, encoder.preprocess) for picture in batch.pixels]
+            seen, by_layer = encoder.score_layers(inputs)
+            parts.append(encoder.compress(batch, seen, recipe.compression))
+            scored.append(Scored(*(values.cpu() for values in seen)))
+            layers.append(by_layer.cpu())
+            pictures += [square(picture, encoder.preprocess) for picture in batch.pixels]
             pts_s.append(batch.pts_s)
             if progress:
                 progress("look", len(pictures), found.asked)
     if not pictures:
         raise no_frames(source)
-    whole = Scored(*(torch.cat(parts) for parts in zip(*scored, strict=True)))
+    whole = Scored(*(torch.cat(values) for values in zip(*scored, strict=True)))
     cls = int(encoder.has_cls)
     patches = F.normalize(whole.hidden[:, cls:].float(), dim=-1)  # (T, P, D)
-    return Look(
+    looked = Look(
         source=source,
         model=qa.name,
         pictures=_same_size(pictures),
@@ -135,6 +139,7 @@ def look(
         },
         chosen=chosen,
     )
+    return looked, join(parts)
 
 
 def check(source: str) -> None:
@@ -169,7 +174,7 @@ def _cut(scored: Scored, dominant: int, contextual: int, merge: str, has_cls: bo
     )
 
 
-def seen(picture: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
+def square(picture: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
     """Of a decoded picture (H, W, 3) the square that preprocessing keeps, in its own size."""
     height, width = picture.shape[:2]
     if preprocess.squash:
