@@ -24,7 +24,7 @@ from vzvideo.bench.clips import LONG_GOP, SHORT_GOP, Clip, make, numbers
 from vzvideo.bench.measure import Numbers, highest_resident, in_child, ratio, rotated, spread, why
 from vzvideo.errors import SettingsError
 from vzvideo.video import open_video, sampling
-from vzvideo.video.pyav_reader import acceleration
+from vzvideo.video.hwaccel import acceleration
 
 if TYPE_CHECKING:  # each reading is a process, which would take seconds to load it
     from vzvideo.bench.models import Setup

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vzvideo.errors import VideoError
 from vzvideo.video.child import Child, Died, serve
-from vzvideo.video.reader import SAME_S, Video, scaled
+from vzvideo.video.reader import SAME_S, Video, VideoInfo, scaled
 
 
 class DecordVideo(Video):
@@ -36,7 +36,6 @@ class DecordVideo(Video):
         self._child: Child | None = None
         self._facts = PyAVVideo(source, None, deadline_s)
         try:
-            self.info = self._facts.info
             times = self._examine()
             self._child = Child(__name__)
             width, height = scaled(self.info.width, self.info.height, size)
@@ -47,6 +46,10 @@ class DecordVideo(Video):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def info(self) -> VideoInfo:
+        return self._facts.info
 
     def keyframes_s(self) -> NDArray[np.float64]:
         return self._facts.keyframes_s()

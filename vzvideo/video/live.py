@@ -28,6 +28,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vzvideo.errors import SettingsError, VideoError
+from vzvideo.video.pictures import pixels_of
 from vzvideo.video.reader import check_file, no_frames, scaled
 
 Pixels = NDArray[np.uint8]
@@ -312,8 +313,7 @@ class Live:
 
     def _pixels(self, frame: VideoFrame) -> Pixels:
         width, height = scaled(frame.width, frame.height, self._size)
-        pixels = frame.reformat(width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
-        return np.rot90(pixels, frame.rotation // 90)
+        return np.rot90(pixels_of(frame, width, height), frame.rotation // 90)
 
     def _pipe(self) -> _Pipe | None:
         """What is piped in, through a reader that can be told to stop."""
@@ -360,8 +360,7 @@ def shrunk(pixels: Pixels, size: int | None) -> Pixels:
     if scaled(width, height, size) == (width, height):
         return pixels.copy()  # the caller may well write into it again
     frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
-    small = frame.reformat(*scaled(width, height, size), interpolation="BICUBIC").to_ndarray()
-    return small.astype(np.uint8, copy=False)
+    return pixels_of(frame, *scaled(width, height, size))
 
 
 def _address(source: str, format: str | None) -> tuple[str, str | None, dict[str, str]]:
@@ -392,8 +391,7 @@ def _address(source: str, format: str | None) -> tuple[str, str | None, dict[str
 def thumbnail(pixels: Pixels) -> NDArray[np.int16]:
     """uint8 (H, W, 3) -> (32, 32, 3): the mean of each cell, by which frames are compared."""
     frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
-    small = frame.reformat(_CELLS, _CELLS, interpolation="AREA").to_ndarray()
-    return small.astype(np.int16)
+    return pixels_of(frame, _CELLS, _CELLS, interpolation="AREA").astype(np.int16)
 
 
 def same(one: NDArray[np.int16], other: NDArray[np.int16], tolerance: float) -> bool:

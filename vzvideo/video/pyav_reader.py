@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from functools import cache, partial
+from functools import cached_property, partial
 from typing import Any
 
 import av
 import av.error
 import numpy as np
-from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
@@ -24,16 +24,20 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vzvideo import storage
-from vzvideo.errors import SettingsError, VideoError
-from vzvideo.video.reader import SAME_S, Video, VideoInfo, finite, no_frames, scaled
+from vzvideo.errors import VideoError
+from vzvideo.video.hwaccel import acceleration
+from vzvideo.video.pictures import pixels_of
+from vzvideo.video.reader import AT_ONCE, SAME_S, Video, VideoInfo, finite, no_frames, scaled
 
 _DAMAGE_LIMIT = 500  # failed reads in a row, behind which nothing more is expected
-_SKIP_MARGIN_S = 1.0  # frames nobody refers to are decoded only this close to a time asked for
+_SKIP_MARGIN_S = 0.3  # frames nobody refers to are decoded only this close to a time asked for
 _BLIND_SEEK_S = 2.0  # how far ahead to seek where the file has no index of keyframes
 _SLACK_FRAMES = 4  # an index holds decoding times, which run a few frames ahead of what is shown
 _QUICK_BYTES = 2**24  # a file this small is read through for its exact duration and rate
 _TAIL_S = 5.0  # of a larger one, only this much before the end its header claims
 _LAST_TICK = 2**62  # later than any timestamp
+_LARGE = 2**19  # pixels of a frame from which on handing it to another thread pays
+_LEAP = 1.5  # frames' distance from which on a timestamp may be a wrong one
 _SMALL = 32  # edge of the pictures that `differences` compares
 
 
@@ -53,6 +57,7 @@ class PyAVVideo(Video):
     ) -> None:
         self.source = source
         self._threads = threads
+        self._painters: ThreadPoolExecutor | None = None
         self._hwaccel = acceleration(hwaccel) if hwaccel else None
         self._deadline_s = deadline_s
         self._container: InputContainer | None = None
@@ -60,6 +65,7 @@ class PyAVVideo(Video):
         self._version = self._stat()
         self._start_s = 0.0
         self._lost = 0
+        self._shown: VideoFrame | None = None
         self._seekable = True
         self._blind_s = _BLIND_SEEK_S
         try:
@@ -69,9 +75,14 @@ class PyAVVideo(Video):
                 raise no_frames(source)
             self._ahead = first
             self._start_s = self._time(first)
+            self._shape = first.width, first.height, first.rotation % 360
+            painters = min(AT_ONCE, threads or os.cpu_count() or 1)
+            if painters > 1 and first.width * first.height >= _LARGE:
+                self._painters = ThreadPoolExecutor(painters, "vzvideo picture")
             self._size = scaled(first.width, first.height, size)
-            self.info = self._describe(first)
-            self._skip_margin_s = max(_SKIP_MARGIN_S, 2 / self.info.average_fps)
+            self._skip_margin_s = max(_SKIP_MARGIN_S, 3 * self._step_s)
+            if not self._version:
+                _ = self.info  # while there is a connection: another might give another stream
         except BaseException:
             self.close()
             raise
@@ -102,6 +113,11 @@ class PyAVVideo(Video):
         return np.array(times), np.array(changes, np.float32)
 
     def close(self) -> None:
+        if self._painters is not None:
+            self._painters.shutdown(cancel_futures=True)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         self._frames: Iterator[VideoFrame] = iter(())
         if self._container is not None:
             self._container.close()
@@ -114,16 +130,19 @@ class PyAVVideo(Video):
 
     def _open(self) -> None:
         """Stands before the first frame, nothing decoded."""
-        self.close()
+        self._disconnect()
         self._container, self._stream = self._connect(decode=True)
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = self._threads
         self._tick_s = float(self._stream.time_base or 0)
+        # Seconds a frame, as far as the file's own header knows.
+        self._step_s = 1 / (finite(float(self._stream.guessed_rate or 0)) or 25.0)
         self.format = self._container.format.name
         # AVI keeps decoding times only; those of showing, which FFmpeg makes up, go back and forth.
         self._dts_only = self.format == "avi"
         # An MPEG program stream times some packets only, and behind a seek the rest is made up.
         self._seekable = self._seekable and self.format != "mpeg"
+        self._indexed = 0 < self._stream.frames <= len(self._stream.index_entries)
         self._frames = self._ascending()
         self._current = self._ahead = None
 
@@ -176,39 +195,48 @@ class PyAVVideo(Video):
             raise VideoError(f"{self.source}: no decoder for its video", code="no_decoder")
         return stream
 
-    def _describe(self, first: VideoFrame) -> VideoInfo:
-        width, height, rotation = first.width, first.height, first.rotation % 360
+    @cached_property
+    def info(self) -> VideoInfo:
+        if self._container is not None:
+            return self._describe(self._container, self._stream)
+        container, stream = self._connect()
+        with container:
+            return self._describe(container, stream)
+
+    def _describe(self, container: InputContainer, stream: VideoStream) -> VideoInfo:
+        width, height, rotation = self._shape
         if rotation % 180 == 90:
             width, height = height, width
-        codec = self._stream.codec_context.codec.canonical_name
-        duration_s, rate, variable = self._timing()
+        codec = stream.codec_context.codec.canonical_name
+        duration_s, rate, variable = self._timing(container, stream)
         return VideoInfo(duration_s, self._start_s, width, height, rotation, codec, rate, variable)
 
-    def _timing(self) -> tuple[float, float, bool]:
+    def _timing(self, container: InputContainer, stream: VideoStream) -> tuple[float, float, bool]:
         """Duration, average frames a second, and whether they are unevenly spaced.
 
-        Headers lie, so a file's packets are asked: all of them if it is small, else the last ones.
+        Headers lie, so a file's packets are asked: the last ones where the file is large, or an
+        index knows of all and finds them evenly spaced, else every one.
         """
-        stream, container = self._stream, self._container
-        assert container is not None
         rate = finite(float(stream.average_rate or stream.guessed_rate or 0))
         base_rate = finite(float(stream.base_rate or 0))
         duration_s = finite((stream.duration or 0) * self._tick_s)
         duration_s = duration_s or finite((container.duration or 0) / av.time_base)
         if "mp4" in self.format and not stream.frames:
             duration_s = None  # in fragments: no header knows how many of them follow
-        entries = stream.index_entries
-        self._indexed = 0 < stream.frames <= len(entries)
-        if duration_s and rate and not (self._version and self._version[0] <= _QUICK_BYTES):
-            if self._indexed:
-                variable = self._uneven(np.sort([entry.timestamp for entry in entries]))
+        small = self._version is not None and self._version[0] <= _QUICK_BYTES
+        indexed = self._indexed and not (small and self._dts_only)
+        if duration_s and rate and (indexed or not small):
+            if indexed:
+                ticks = [entry.timestamp for entry in stream.index_entries]
+                variable = self._uneven(np.sort(ticks))
             else:
                 variable = base_rate is not None and abs(base_rate - rate) > 0.01 * rate
             if not self._version:
                 return duration_s, rate, variable
-            times, end_s = self._measure(duration_s - _TAIL_S)
-            if len(times):
-                return end_s - self._start_s, rate, variable
+            if not (small and variable):
+                times, end_s = self._measure(duration_s - _TAIL_S)
+                if len(times):
+                    return end_s - self._start_s, rate, variable
         times, end_s = self._measure()
         duration_s = end_s - self._start_s
         counted = max(1, len(times)) / duration_s
@@ -226,17 +254,13 @@ class PyAVVideo(Video):
                 ordered = packet.pts == packet.dts
                 last_s, lasts_s = at_s, packet.duration * self._tick_s if ordered else 0.0
         times = np.unique(times_s)
-        usual_s = float(np.median(np.diff(times))) if len(times) > 1 else self._step_s()
+        usual_s = float(np.median(np.diff(times))) if len(times) > 1 else self._step_s
         return times, last_s + (lasts_s or usual_s)
 
     def _uneven(self, ticks: NDArray[Any]) -> bool:
         steps = np.diff(ticks)
         # Rounding to the container's ticks alone moves a step by up to two of them.
         return len(steps) > 1 and bool(np.ptp(steps) > max(2.5, 0.1 * np.median(steps)))
-
-    def _step_s(self) -> float:
-        """Seconds a frame, as far as the file's own header knows."""
-        return 1 / (finite(float(self._stream.guessed_rate or 0)) or 25.0)
 
     def packets(self, after_s: float | None = None) -> Iterator[tuple[Any, float]]:
         """Packets (from near `after_s` on) and when each is shown. Nothing is decoded."""
@@ -249,7 +273,7 @@ class PyAVVideo(Video):
                 if packet is None or not packet.size or packet.is_discard:
                     continue
                 if packet.pts is None:  # counted, as in _stamped
-                    at_s = self._start_s + count * self._step_s()
+                    at_s = self._start_s + count * self._step_s
                 else:
                     at_s = packet.pts * self._tick_s
                     if self._dts_only and not count and after_s is None:
@@ -308,7 +332,7 @@ class PyAVVideo(Video):
                 self._blind_s = 2 * (target_s - landed_s)  # keyframes are that far apart at least
 
     def _worth_seeking(self, here_s: float, target_s: float) -> bool:
-        slack_s = _SLACK_FRAMES / self.info.average_fps
+        slack_s = _SLACK_FRAMES * self._step_s
         entries = self._stream.index_entries
         key = entries.search_timestamp(self._ticks(target_s - slack_s))
         if key >= 0 and entries[key].timestamp * self._tick_s > here_s + slack_s:
@@ -358,30 +382,40 @@ class PyAVVideo(Video):
         return next(self._frames, None)
 
     def _ascending(self, sought: bool = False) -> Iterator[VideoFrame]:
-        """Frames in the order they are shown, without those whose timestamp breaks it."""
+        """Frames in the order they are shown, without those whose timestamp breaks it.
+
+        One that leaps ahead is held back until the next one shows that its timestamp was right.
+        """
         last_s = -np.inf
         held: VideoFrame | None = None
         for frame in self._stamped(sought):
             if held is not None:
-                if last_s < self._time(held) < self._time(frame):
+                if self._time(held) < self._time(frame):
                     last_s = self._time(held)
                     yield held
                 else:
                     self._lost += 1
-            held = frame
-        if held is not None and self._time(held) > last_s:
+                held = None
+            if self._time(frame) <= last_s:
+                self._lost += 1
+            elif self._time(frame) > last_s + _LEAP * self._step_s:
+                held = frame
+            else:
+                last_s = self._time(frame)
+                yield frame
+        if held is not None:
             yield held
 
     def _stamped(self, sought: bool) -> Iterator[VideoFrame]:
         """Frames as they are decoded. Where the file has no times for them, they are counted."""
-        last_s = None if sought else -self._step_s()
+        last_s = None if sought else -self._step_s
         for frame in self._decoded():
             stamp = frame.dts if self._dts_only else frame.pts
             if stamp is None:
                 if last_s is None:
                     self._seekable = False  # nobody knows where this frame belongs
                     return
-                stamp = round((last_s + self._step_s()) / self._tick_s)
+                stamp = round((last_s + self._step_s) / self._tick_s)
             frame.pts = stamp
             frame.time_base = self._stream.time_base
             last_s = self._time(frame)
@@ -479,7 +513,15 @@ class PyAVVideo(Video):
 
     def _shown_at(self, time_s: float) -> tuple[float, Callable[[], NDArray[np.uint8]]]:
         frame = self._frame_at(time_s)
-        return self._time(frame) - self._start_s, partial(self._rgb, frame)
+        if frame is not self._shown:
+            self._shown, self._picture = frame, self._drawn(frame)
+        return self._time(frame) - self._start_s, self._picture
+
+    def _drawn(self, frame: VideoFrame) -> Callable[[], NDArray[np.uint8]]:
+        """What gives a frame as RGB. A large one is converted while others are decoded."""
+        if self._painters is None:
+            return partial(self._rgb, frame)
+        return self._painters.submit(self._rgb, frame).result
 
     def _time(self, frame: VideoFrame) -> float:
         """The frame's own timestamp in seconds, as it stands in the file."""
@@ -488,38 +530,14 @@ class PyAVVideo(Video):
     def _rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """uint8 (H, W, 3), scaled to the size of the first frame and turned upright."""
         pixels = self._pixels(frame, *self._size, "rgb24", "BICUBIC")
-        return np.rot90(pixels, self.info.rotation // 90)
+        return np.rot90(pixels, self._shape[2] // 90)
 
     def _pixels(
         self, frame: VideoFrame, width: int, height: int, layout: str, interpolation: str
     ) -> NDArray[np.uint8]:
         try:
-            small = frame.reformat(width, height, layout, interpolation=interpolation)
-            return small.to_ndarray().astype(np.uint8, copy=False)
+            return pixels_of(frame, width, height, layout, interpolation)
         except MemoryError:
             raise
         except (av.error.FFmpegError, ValueError) as error:
             raise VideoError(f"{self.source}: a frame cannot be converted ({error})") from None
-
-
-def acceleration(name: str) -> HWAccel:
-    """A device to decode on; SettingsError where there is none of that name, or it cannot be
-    opened."""
-    kinds = hwdevices_available()
-    if name not in kinds:
-        raise SettingsError(f"hwaccel: {name!r} given, this FFmpeg knows {', '.join(kinds)}")
-    if not _opens(name):
-        raise SettingsError(
-            f"hwaccel: {name} cannot be opened here: there is no such device, or no driver for it"
-        )
-    return HWAccel(name)
-
-
-@cache
-def _opens(name: str) -> bool:
-    """Tried on a codec that every device decodes: an error of the file's would blame the file."""
-    try:
-        HWAccel(name, allow_software_fallback=False).create(av.Codec("h264", "r"))
-    except (OSError, RuntimeError, av.FFmpegError):
-        return False
-    return True

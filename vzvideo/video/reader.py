@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from vzvideo.errors import SettingsError, VideoError
 from vzvideo.types import FrameBatch
 
 DECODERS = ("pyav", "decord")
+AT_ONCE = 4  # pictures converted beside each other, at most
 SAME_S = 1e-6  # a time this close before a frame means that frame: floats carry timestamps
 
 
@@ -51,7 +53,11 @@ class Video(abc.ABC):
     """An open video. Use as a context manager; not for several threads at once."""
 
     source: str
-    info: VideoInfo
+
+    @property
+    @abc.abstractmethod
+    def info(self) -> VideoInfo:
+        """What the video says of itself; found out when first asked for, as it takes reading."""
 
     def stream(self, times_s: NDArray[np.float64], batch: int = 8) -> Iterator[FrameBatch]:
         """The frames shown at ascending `times_s`, in batches as they are decoded.
@@ -59,28 +65,30 @@ class Video(abc.ABC):
         Each frame comes once, however many of the times it is shown at. `asked` counts the times
         answered by a batch, `lost` the damaged packets and frames passed over for it.
         """
-        pixels: list[NDArray[np.uint8]] = []
-        pts_s: list[float] = []
-        asked = 0
-        for time_s in times_s:
+        asked, last_s = 0, -math.inf
+        filling = _Filling(min(batch, len(times_s)))
+        for number, time_s in enumerate(times_s):
             at_s, picture = self._shown_at(float(time_s))
-            if not pts_s or at_s > pts_s[-1]:
-                if len(pixels) == batch:
-                    yield self._batch(pixels, pts_s, asked)
-                    pixels, pts_s, asked = [], [], 0
-                pixels.append(picture())
-                pts_s.append(at_s)
+            if at_s > last_s:
+                if len(filling.pts_s) == batch:
+                    yield self._batch(filling, asked)
+                    asked, filling = 0, _Filling(min(batch, len(times_s) - number))
+                filling.add(at_s, picture)
+                last_s = at_s
             asked += 1
-        if pixels:
-            yield self._batch(pixels, pts_s, asked)
+        if filling.pts_s:
+            yield self._batch(filling, asked)
 
-    def _batch(self, pixels: list[NDArray[np.uint8]], pts_s: list[float], asked: int) -> FrameBatch:
-        lost = self._passed_over()
-        return FrameBatch(np.stack(pixels), np.array(pts_s), self.source, asked, lost)
+    def _batch(self, filling: _Filling, asked: int) -> FrameBatch:
+        pixels, pts_s = filling.finished()
+        return FrameBatch(pixels, pts_s, self.source, asked, self._passed_over())
 
     @abc.abstractmethod
     def _shown_at(self, time_s: float) -> tuple[float, Callable[[], NDArray[np.uint8]]]:
-        """When the frame shown at `time_s` starts, and what gives it as RGB (H, W, 3), upright."""
+        """When the frame shown at `time_s` starts, and what gives it as RGB (H, W, 3), upright.
+
+        Whoever can converts a few of them beside each other: they are asked for a little later.
+        """
 
     @abc.abstractmethod
     def _passed_over(self) -> int:
@@ -126,6 +134,40 @@ class Video(abc.ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _Filling:
+    """A batch in the making, of at most `room` frames.
+
+    Its memory is taken once, and pictures are laid down in it one by one: new memory costs more
+    than what is written there.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.pts_s: list[float] = []
+        self._room = room
+        self._coming: deque[Callable[[], NDArray[np.uint8]]] = deque()
+        self._pixels: NDArray[np.uint8] | None = None
+        self._laid = 0
+
+    def add(self, at_s: float, picture: Callable[[], NDArray[np.uint8]]) -> None:
+        self.pts_s.append(at_s)
+        self._coming.append(picture)
+        if len(self._coming) > AT_ONCE:
+            self._lay()
+
+    def finished(self) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        while self._coming:
+            self._lay()
+        assert self._pixels is not None
+        return self._pixels[: self._laid], np.array(self.pts_s)
+
+    def _lay(self) -> None:
+        picture = self._coming.popleft()()
+        if self._pixels is None:
+            self._pixels = np.empty((self._room, *picture.shape), np.uint8)
+        self._pixels[self._laid] = picture
+        self._laid += 1
 
 
 def open_video(
