@@ -10,26 +10,19 @@ files; curves are drawn beside it, as PNG and CSV. Wants `pip install 'vzvideo[b
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.bars import USUAL, Results, bars, beside_the_paper
+from pipelines.tables import MIB, middle, table, told, write_csv
 from vzvideo.bench.decode import DENSE, SPARSE
 
-Results = dict[str, Any]
-MIB = 2**20
-USUAL = 17  # tokens a frame
 WAYS = ("vzvideo", "plain", "eager")
 STAGE_COLOURS = {
     "decode": "#0b5cad", "encode": "#b3400f", "prefill": "#2c7a3f", "first token": "#7a3fa0",
 }  # fmt: skip
-PAPER = (  # arXiv 2412.04467
-    ("prefill, LLaVA-NeXT-7B, 2880 tokens to 160", "218 ms", "27.8 ms", "7.8x"),
-    ("tokens a frame, Video-LLaVA, 8 frames", "257", "17", "15.1x"),
-)
 
 
 def main() -> None:
@@ -55,44 +48,7 @@ def main() -> None:
     args.out.write_text("\n\n".join(section.strip() for section in sections if section) + "\n")
 
 
-# -- numbers into words
-
-
-def middle(value: Any) -> float | None:
-    """The median of a spread; None where there is none."""
-    return float(value["median"]) if isinstance(value, dict) and "median" in value else None
-
-
-def told(value: Any, unit: str) -> str:
-    """A spread as a cell of a table: its median, and from where to where where that matters."""
-    if isinstance(value, dict) and "error" in value:
-        return "failed"
-    found = middle(value)
-    if found is None:
-        return ""
-    scale = {"ms": 1e3, "s": 1.0, "MiB": 1 / MIB, "x": 1.0, "/s": 1.0}[unit]
-    words = f"{_short(found * scale)}{'x' if unit == 'x' else f' {unit}'}"
-    low, high = value["low"], value["high"]
-    if len(value["each"]) > 1 and high - low > 0.1 * abs(found):
-        words += f" ({_short(low * scale)}-{_short(high * scale)})"
-    return words
-
-
-def _short(value: float) -> str:
-    size = abs(value)
-    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows(rows)
+# -- the sections
 
 
 def _plot(path: Path, draw: Callable[[Any], None], size: tuple[float, float]) -> None:
@@ -106,9 +62,6 @@ def _plot(path: Path, draw: Callable[[Any], None], size: tuple[float, float]) ->
     draw(axes)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
-
-
-# -- the sections
 
 
 def _about(path: Path, results: Results) -> str:
@@ -455,104 +408,6 @@ SECTIONS: dict[str, Callable[[Results, Path], str]] = {
     "questions": questions,
     "growth": growth,
 }
-
-
-# -- the bars
-
-
-Bar = tuple[str, str, bool | None]  # what was to be reached, what was measured, whether it was
-
-
-def bars(files: Sequence[Results]) -> str:
-    """What was to be reached, and what was."""
-    found = [bar for results in files for bar in _bars(results)]
-    if not any(words == BIG for words, _, _ in found):
-        found.append((BIG, "not measured: it wants a GPU", None))
-    verdicts = {True: "reached", False: "missed", None: "open"}
-    rows = [[words, measured, verdicts[reached]] for words, measured, reached in found]
-    missed = dict.fromkeys(words for words, _, reached in found if reached is False)
-    why = [f"- {words}: {WHY[words]}" for words in missed if words in WHY]
-    return "\n".join([table(["to be reached", "measured", ""], rows), *(["", *why] if why else [])])
-
-
-BIG = "the 7B on a GPU: prefill of 8 frames at least 8x faster, the first token at least 3x"
-MINI = "the default model: prefill of 8 frames at least 8x faster, the first token at least 3x"
-WINDOW = "128 frames in the window, at 17 tokens each"
-ENCODER = "encoder with VisionZip at most 1.00x of plain attention's time"
-DENSE_BAR = "decode, dense: at most 1.05x of the best other's time"
-SPARSE_BAR = "decode, sparse: 1.5x faster than the best other"
-OVERLAP = "decode and encode together within 1.15x of the slower one"
-WHY = {  # written by hand, shown where a bar is missed
-    DENSE_BAR: "torchcodec converts and scales frames in a quicker, bilinear way; ours is bicubic, "
-    "as the published preprocessing is. And before the first frame we read a small file's packets "
-    "through, or the end of a larger one, for the true duration, which weighs most where little is "
-    "decoded. Left to do: to look for the duration only where it is used.",
-    SPARSE_BAR: "choosing between decoding on and seeking pays where a clip is long and keyframes "
-    "are far apart. In a minute of video every reader decodes nearly the same frames, and what is "
-    "left is opening and converting, as above.",
-    OVERLAP: "on two cores decoding and encoding each keep both of them busy, so together they "
-    "take nearly the sum; one can hide the other only where it has cores, or a GPU, to itself.",
-}
-
-
-def _bars(results: Results) -> Iterable[Bar]:
-    part = results.get("prefill", {})
-    prefill, first = (
-        middle(part.get(f"{what}_whole_to_zipped")) for what in ("prefill", "first_token")
-    )
-    if prefill is not None and first is not None:
-        full = part["device"] == "cuda" and not part.get("layers") and not part["quick"]
-        words = BIG if part["model"] == "video-llava-7b" and full else MINI
-        if words == BIG or part["model"] == "mini":
-            yield words, f"{prefill:.1f}x, {first:.1f}x", prefill >= 8 and first >= 3
-    for each in part.get("largest_frames", []):
-        if each["tokens_per_frame"] == USUAL:
-            words = f"{WINDOW} ({part['model']}, {part['window']:,} tokens)"
-            yield words, str(each["frames"]), each["frames"] >= 128
-    cells = results.get("encoder", {}).get("cells", [])
-    ratios = [found for c in cells if (found := middle(c.get("vzvideo_to_plain"))) is not None]
-    if ratios:
-        yield ENCODER, f"{min(ratios):.2f}x to {max(ratios):.2f}x", max(ratios) <= 1
-    for how, most, words in (("dense", 1.05, DENSE_BAR), ("sparse", 1 / 1.5, SPARSE_BAR)):
-        cells = [c for c in results.get("decode", {}).get("cells", []) if c["sampling"] == how]
-        # Where another was right and we were not, there is no ratio: lost as well.
-        judged = [middle(c.get("vzvideo_to_best")) for c in cells if "best" in c]
-        times = [ratio for ratio in judged if ratio is not None]
-        if times:
-            good = sum(ratio <= most for ratio in times)
-            measured = (
-                f"in {good} of {len(judged)} cells; median {statistics.median(times):.2f}x, worst "
-                f"{max(times):.2f}x of the other's time"
-            )
-            yield words, measured, good == len(judged)
-    asked = {c["frames"]: middle(c.get("overlap_to_slowest"))
-             for c in results.get("ask", {}).get("cells", [])}  # fmt: skip
-    known = {frames: ratio for frames, ratio in asked.items() if ratio is not None}
-    if known:
-        measured = ", ".join(f"{ratio:.2f}x at {frames} frames" for frames, ratio in known.items())
-        yield OVERLAP, measured, max(known.values()) <= 1.15
-
-
-def beside_the_paper(files: Sequence[Results]) -> str:
-    rows = [[words, f"{before} to {after}", times, ""] for words, before, after, times in PAPER]
-    for results in files:
-        part = results.get("prefill", {})
-        found = middle(part.get("prefill_whole_to_zipped"))
-        if found is not None:
-            eight = [cell for cell in part["cells"] if cell["frames"] == 8]
-            whole = next(cell for cell in eight if cell["whole"])
-            zipped = next(cell for cell in eight if cell["tokens_per_frame"] == USUAL)
-            place = results["hardware"]["gpu"] if part["device"] == "cuda" else "CPU"
-            words = f"prefill, {part['model']}, {whole['tokens']} tokens to {zipped['tokens']}"
-            times = f"{told(whole['prefill_s'], 'ms')} to {told(zipped['prefill_s'], 'ms')}"
-            rows.append([f"{words} ({place})", times, "", f"{found:.1f}x"])
-    return f"""
-## Beside the paper
-
-{table(["", "from, to", "in the paper", "here"], rows)}
-
-The paper measured other models on other hardware: its figures stand here for the order of things.
-"""
 
 
 _HEAD = """

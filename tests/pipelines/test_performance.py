@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import performance
+from pipelines import bars, performance
 from vzvideo.bench.measure import ratio, spread
 
 
@@ -60,7 +60,7 @@ def test_figures_come_from_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     text = page(tmp_path, monkeypatch, {"prefill": prefill(12.5)})
     assert "Reading 136 tokens instead of 2,056 (8 frames) is **12.5x** faster" in text
     assert "| 64 | 16,448 do not fit | 4.00 s |" in text
-    assert f"| {performance.MINI} | 12.5x, 4.0x | reached |" in text
+    assert f"| {bars.MINI} | 12.5x, 4.0x | reached |" in text
     assert (tmp_path / "page" / "results0" / "prefill.png").stat().st_size > 1000
     assert len((tmp_path / "page" / "results0" / "prefill.csv").read_text().splitlines()) == 4
 
@@ -69,7 +69,7 @@ def test_a_bar_is_missed_by_what_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = page(tmp_path, monkeypatch, {"prefill": prefill(7.9)})
-    assert f"| {performance.MINI} | 7.9x, 4.0x | missed |" in text
+    assert f"| {bars.MINI} | 7.9x, 4.0x | missed |" in text
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_only_the_whole_7b_on_a_gpu_answers_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, about: dict[str, Any], judged: bool
 ) -> None:
     text = page(tmp_path, monkeypatch, {"prefill": prefill(**about), "gpu": "a GPU"})
-    assert (f"| {performance.BIG} | 10.0x, 4.0x | reached |" in text) is judged
-    assert (f"| {performance.BIG} | not measured" in text) is not judged
+    assert (f"| {bars.BIG} | 10.0x, 4.0x | reached |" in text) is judged
+    assert (f"| {bars.BIG} | not measured" in text) is not judged
 
 
 def test_a_cell_that_was_lost_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
