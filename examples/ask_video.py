@@ -7,6 +7,8 @@ import sys
 
 import vzvideo
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 video, question, *model = sys.argv[1:]
 qa = vzvideo.load(model[0] if model else "mini")
 

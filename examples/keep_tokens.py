@@ -8,6 +8,8 @@ from pathlib import Path
 
 import vzvideo
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 video, kept, *model = sys.argv[1:]
 qa = vzvideo.load(model[0] if model else "mini")
 

@@ -7,6 +7,8 @@ import sys
 
 import vzvideo
 
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
 video, *model = sys.argv[1:]
 qa = vzvideo.load(model[0] if model else "mini")
 chat = qa.chat(video, max_new_tokens=48)

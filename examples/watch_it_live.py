@@ -8,6 +8,8 @@ import sys
 
 import vzvideo
 
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
 source, *model = sys.argv[1:]
 qa = vzvideo.load(model[0] if model else "mini", max_new_tokens=24)
 

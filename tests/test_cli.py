@@ -254,10 +254,14 @@ def test_encoded_tokens_take_the_videos_place(
         assert (said.status, said.out) == (0, f"{target}\n")
         assert said.line.startswith("4 frames, 68 -> 20 tokens, ")
         assert len(VisualTokens.load(tmp_path / target)) == 20
-        said = vz("ask", target, QUESTION, "--json", "--model", checkpoint, *SMALL)
+        said = vz("ask", target, QUESTION, "--json", "--model", checkpoint, *SMALL[4:])
         (about,) = said.objects
         assert (about["answer"], about["source"]) == (answers[QUESTION], str(clip))
     assert vz(*encode, "-o", "kept").status == 0  # tokens may replace tokens
+    said = vz("ask", "kept", QUESTION, "--frames", "2", "--start", "1", "--no-compress")
+    assert "--frames, --no-compress, --start: the tokens in kept are encoded already" in said.line
+    said = vz("encode", "kept", "-o", "again")
+    assert said.line == "vzvideo: kept: holds visual tokens already; `ask` and `chat` take it"
 
 
 def test_tokens_of_another_model_are_refused(
@@ -315,6 +319,8 @@ def test_eval_prints_a_table_and_keeps_the_answers(
     said = vz(*command, "--out", tmp_path / "other")
     assert said.status == 1
     assert re.search(r"all +exact +3 +0\.333.* 1$", said.out, re.MULTILINE)
+    (told,) = [line for line in said.err.splitlines() if line.startswith("vzvideo: ")]
+    assert "missing.mp4: no such file" in told
 
 
 def test_models_are_listed(vz: Command) -> None:
@@ -350,7 +356,7 @@ REFUSED = {
     "late start": ("{clip} --start 1:00", "the clip from 60 s to the end"),
     "later start": ("{clip} --start 1:01:01.5", "the clip from 3661.5 s to the end"),
     "latest start": ("{clip} --start 1.6", "choose a start from 0 to below 1.6"),
-    "end before start": ("{clip} --start 1 --end 0.5", "and an end after it"),
+    "end before start": ("{clip} --start 1 --end 0.5", "--end 0.5 is not after --start 1"),
     "negative start": ("{clip} --start -3", "the clip from -3 s to the end"),
     "no end": ("{clip} --end nan", "the clip from 0 s to nan s"),
     "0 frames": ("{clip} --frames 0", "frames: 0 given"),
@@ -361,6 +367,9 @@ REFUSED = {
     "sampling": ("{clip} --sampling random", "'uniform' or 'fps' or 'keyframes' or 'scenes'"),
     "fps": ("{clip} --fps 0", "a number above 0 is needed"),
     "dominant": ("{clip} --dominant 3", "give both or neither"),
+    "two splits": ("{clip} --tokens-per-frame 9 --dominant 5 --contextual 5", "are 10 tokens"),
+    "whole and 9": ("{clip} --no-compress --tokens-per-frame 9", "keeps every token"),
+    "a rate for another": ("{clip} --fps 2 --sampling uniform", "--fps is for sampling fps"),
     "device": ("{clip} --device tpu", "choose auto, cpu, cuda or mps"),
     "config": ("{clip} --config {folder}/bad.yaml", "did you mean 'frames'?"),
     "no config": ("{clip} --config {folder}/no.yaml", "No such file or directory"),
@@ -380,6 +389,17 @@ def test_a_refusal_is_one_line(
     assert (said.status, said.out) == (1, "")
     assert said.line.startswith("vzvideo: ")
     assert told in said.line
+
+
+def test_a_second_video_is_no_question(vz: Command, checkpoint: Path, clip: Path) -> None:
+    said = vz("ask", clip, clip, QUESTION, "--model", checkpoint, *SMALL)
+    assert said.line == f"vzvideo: {clip}: is a file, no question; `ask` takes one video"
+
+
+def test_a_split_may_be_said_with_its_sum(vz: Command, checkpoint: Path, clip: Path) -> None:
+    split = ("--dominant", "3", "--contextual", "2")
+    said = vz("ask", clip, QUESTION, "--json", "--model", checkpoint, *SMALL, *split)
+    assert said.objects[0]["tokens"] == 20
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "no sheet's folder": ("{clip} --png missing/sheet.png", "there is no folder missing"),
     "a page that is a folder": ("{clip} -o sub", "sub: is a folder"),
     "a sheet that is a folder": ("{clip} --png sub.png", "sub.png: is a folder"),
+    "a page of another kind": ("{clip} -o page.png", "name it .html; `--png` writes a picture"),
     "a sheet of another kind": ("{clip} --png sheet.jpg", "name it .png"),
     "nothing to compress": ("{clip} --no-compress", "--no-compress: show is about"),
     "more than a frame has": ("{clip} --tokens-per-frame 18", "a frame of this model has 17"),

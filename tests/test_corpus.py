@@ -20,7 +20,7 @@ import pytest
 
 import vzvideo
 from tests.video import clips
-from vzvideo import corpus, flow, manifest
+from vzvideo import corpus, flow, manifest, planning
 from vzvideo.config import Settings
 from vzvideo.errors import BudgetError, SettingsError, VzVideoError
 from vzvideo.manifest import Task
@@ -224,6 +224,13 @@ def test_an_index_is_asked_instead_of_the_videos(
     assert kept.frames == 4
     with pytest.raises(SettingsError, match="no tokens there"):
         corpus.ask(tasks, out, settings, tokens=str(tmp_path / "nowhere"))
+    said: list[str] = []
+    asked = planning.of_index(tokens, ["Who?", "Where?"], said.append)
+    assert asked == [
+        Task(video, None, None, ((f"{video}#1", "Who?"), (f"{video}#2", "Where?")))
+        for video in (str(videos / "0.mp4"),)
+    ]
+    assert said == [f"{tokens}: 1 videos could not be indexed and are not asked"]
 
 
 def test_a_question_that_cannot_be_asked_fails_alone(

@@ -283,6 +283,18 @@ def test_evidence_reads_the_video_only_where_it_is_another(
     np.testing.assert_allclose(found.tokens, expected.tokens, atol=1e-6)
 
 
+def test_evidence_wants_the_tokens_that_were_asked(qa: VideoQA, clip: Path, tmp_path: Path) -> None:
+    tokens = qa.encode(clip)
+    answer = qa.ask(tokens, "What is the man doing?")
+    with pytest.raises(SettingsError, match="is a video; give the tokens that were asked"):
+        qa.evidence(clip, answer)
+    kept = tmp_path / "kept.vz.safetensors"
+    tokens.save(kept)
+    np.testing.assert_array_equal(
+        qa.evidence(kept, answer).tokens, qa.evidence(tokens, answer).tokens
+    )
+
+
 def test_an_asking_tells_its_evidence_at_its_end(qa: VideoQA, clip: Path) -> None:
     asking = qa.start(clip, "What happens?", frames=4)
     with pytest.raises(RuntimeError, match="at its end"):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from vzvideo.qa import Encoded, VideoQA
     from vzvideo.types import Answer
 
+_MOST_LINES = 5  # of a file of questions, said of what went wrong
+
 app = typer.Typer(
     name="vzvideo",
     help="Ask questions of video with a vision-language model, at a fraction of the tokens.",
@@ -114,6 +116,7 @@ def ask(
     stage = "load"
     try:
         check(video)
+        _check_questions(questions)
         qa = _load(settings)
         stage = "encode"
         if len(questions) > 1:
@@ -184,6 +187,8 @@ def encode(
     if target.exists() and not store.holds_tokens(target):
         raise SettingsError(f"{target}: is there, and no file of visual tokens; give another name")
     check(video)
+    if "://" not in video and store.is_token_file(Path(video)):
+        raise SettingsError(f"{video}: holds visual tokens already; `ask` and `chat` take it")
     qa = _load(settings)
     with progress_bars() as progress:
         encoded = qa.encode_timed(video, progress=progress)
@@ -235,11 +240,16 @@ def evaluate(
     file = questions.resolve()
     target = out or file.with_name(file.stem + ".eval")
     qa = _load(settings)
+    wrong: list[str] = []
     with progress_bars() as progress:
         scores = run.run(
             qa, asked, target, prompt=prompt, choose=choose,  # type: ignore[arg-type]
-            baselines=not no_baselines, progress=progress,
+            baselines=not no_baselines, progress=progress, say=wrong.append,
         )  # fmt: skip
+    for line in wrong[:_MOST_LINES]:
+        say(f"vzvideo: {line}")
+    if len(wrong) > _MOST_LINES:
+        say(f"vzvideo: and {len(wrong) - _MOST_LINES} more, each in its row")
     if as_json:
         for score in scores:
             typer.echo(json.dumps(dataclasses.asdict(score)))
@@ -363,6 +373,15 @@ def _print_failure(video: str, question: str, stage: str, error: VzVideoError) -
         stage = "decode"
     failure = Failure(question, video, stage, error.code, str(error))
     typer.echo(json.dumps(dataclasses.asdict(failure), ensure_ascii=False))
+
+
+def _check_questions(questions: list[str]) -> None:
+    """Says at once, before a model is loaded, what cannot be asked."""
+    from vzvideo.asking import checked
+
+    for question in map(checked, questions):
+        if os.path.isfile(question):
+            raise SettingsError(f"{question}: is a file, no question; `ask` takes one video")
 
 
 def _facts(answer: Answer, encoded: Encoded | None = None) -> None:

@@ -55,12 +55,23 @@ def batch(
     from vzvideo import manifest as manifests
     from vzvideo.video.guarded import Guard
 
-    if (manifest is None) == (videos is None):
-        raise SettingsError("what to ask: give a manifest, or --videos with --ask")
-    if (videos is None) != (not questions):
-        raise SettingsError("--videos and --ask go together; a manifest brings its own questions")
-    tasks = manifests.find(videos, questions or ()) if videos else manifests.read(str(manifest))
+    if (manifest is not None) == bool(questions):
+        raise SettingsError("what to ask: give a manifest, or --ask with --videos or --tokens")
+    if manifest is not None and videos:
+        raise SettingsError("--videos: a manifest names its own")
+    if questions and not videos and not tokens:
+        raise SettingsError("--ask: of which videos? Give --videos, or --tokens for all in it")
+    if manifest is not None:
+        tasks = manifests.read(manifest)
+    elif videos:
+        tasks = manifests.find(videos, questions or ())
+    else:
+        from vzvideo import planning
+
+        tasks = planning.of_index(str(tokens), questions or (), say)
     guard = Guard(video_deadline, decode_gib, tries)
+    if dry_run and tokens:
+        raise SettingsError("--dry-run: says what decoding would take, and --tokens needs none")
     if dry_run:
         _estimate(tasks, settings, guard, as_json)
         return

@@ -83,6 +83,11 @@ ANSWERING: dict[str, tuple[Any, Any]] = {
     ),
     "temperature": (Annotated[float | None, typer.Option(help="0 is repeatable.")], None),
 }
+# Those that say how a video becomes tokens.
+_ENCODING = (
+    *("frames", "tokens_per_frame", "dominant", "contextual", "no_compress", "sampling", "fps"),
+    *("start", "end", "decoder", "hwaccel"),
+)
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 
 
@@ -106,6 +111,8 @@ def with_settings(**more: tuple[Any, Any]) -> Callable[[Callable[..., None]], Ca
         @functools.wraps(command)
         def wrapper(**values: Any) -> None:
             said = {name: values.pop(name) for name in shared}
+            _check_consistent(said)
+            _check_encoded(values.get("video"), said)
             command(**values, settings=_settings(said))
 
         # What typer reads: the signature, and the annotations by name.
@@ -125,6 +132,42 @@ def _settings(said: dict[str, Any]) -> Settings:
     if said.pop("no_cache"):
         said["cache"] = False
     return config.load(said.pop("config"), **said, start_s=start_s, end_s=end_s)
+
+
+def _check_consistent(said: dict[str, Any]) -> None:
+    """Of options that say two things of one, none is silently left out."""
+    each, *split = (said[name] for name in ("tokens_per_frame", "dominant", "contextual"))
+    if said["no_compress"] and any(value is not None for value in (each, *split)):
+        raise SettingsError("--no-compress keeps every token: leave out how many are kept")
+    if each is not None and None not in split and sum(split) != each:
+        raise SettingsError(
+            f"--dominant {split[0]} and --contextual {split[1]} are {sum(split)} tokens a frame, "
+            f"--tokens-per-frame says {each}"
+        )
+    if said["frames"] is not None:
+        from vzvideo.video.sampling import check_frames
+
+        check_frames(said["frames"])
+    start_s, end_s = _time(said["start"]), _time(said["end"])
+    if start_s is not None and end_s is not None and end_s <= start_s:
+        raise SettingsError(f"--end {said['end']} is not after --start {said['start']}")
+    if said["fps"] is not None and said["sampling"] not in (None, "fps"):
+        raise SettingsError(f"--fps is for sampling fps, not for {said['sampling']}")
+
+
+def _check_encoded(video: Any, said: dict[str, Any]) -> None:
+    """Settings that come too late are told, not left out."""
+    given = [name for name in _ENCODING if said[name] not in (None, False)]
+    if not given or not isinstance(video, str) or "://" in video:
+        return
+    from vzvideo.store import is_token_file
+
+    if is_token_file(Path(video)):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise SettingsError(
+            f"{names}: the tokens in {video} are encoded already; give the video itself to encode "
+            "it otherwise"
+        )
 
 
 @contextmanager

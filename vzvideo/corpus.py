@@ -10,22 +10,20 @@ Every row of the input ends as a row of the output, with an answer or with an er
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import vzvideo
-from vzvideo import storage
 from vzvideo.config import Settings
-from vzvideo.errors import SettingsError, VzVideoError
+from vzvideo.errors import SettingsError
 from vzvideo.flow import Pool, Trouble, connected, moved
-from vzvideo.manifest import Task, merged
+from vzvideo.manifest import Task
 from vzvideo.models import weights
+from vzvideo.planning import Say, columns, indexed, parts, plan, planner_of, rooted
 from vzvideo.results import Format, Results
 from vzvideo.rows import printable
 from vzvideo.stages import Answer, Answered, Decode, Encode, Failed, Keep, Kept, Stage, Work
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
 _PASSES = 3  # how often what an actor or a node took with it is tried again
 _AFTER_S, _AT_MOST_S = 2.0, 60.0  # what was answered is written after a fiftieth of the time so far
 _NOT_SETTINGS = ("vzvideo", "dtype", "start_s", "end_s")
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -77,21 +73,6 @@ class Summary:
 # -- the jobs
 
 
-_SECONDS = ("decode_s", "encode_s", "prefill_s", "generate_s")
-
-
-def _columns(*names: str) -> dict[str, Any]:
-    """Columns of an output, with their types."""
-    import pyarrow as pa
-
-    types = {"start_s": pa.float64(), "end_s": pa.float64(), "frames": pa.int32()}
-    types |= {"frame_times_s": pa.list_(pa.float64()), "tokens": pa.int32()}
-    types |= {"tokens_before": pa.int32()} | dict.fromkeys(_SECONDS, pa.float64())
-    provenance = ("model", "settings", "version", "vzvideo", "frames", "frame_times_s")
-    names = (*names, "error", "message", *provenance, "tokens_before", "tokens", *_SECONDS)
-    return {name: types.get(name, pa.string()) for name in names}
-
-
 def ask(
     tasks: Sequence[Task],
     out: str,
@@ -117,15 +98,15 @@ def ask(
     """
     if format not in get_args(Format):
         raise SettingsError(f"format {format!r}: {' or '.join(get_args(Format))}")
-    planner = _planner(settings, say)
-    out = _rooted(out)
+    planner = planner_of(settings, say)
+    out = rooted(out)
     job = _Job(planner, out, format, "id", "video", "start_s", "end_s", "question", "answer")
     works, hopeless = [], []
-    stored = _index(_rooted(tokens), planner) if tokens is not None else None
+    stored = indexed(rooted(tokens), planner) if tokens is not None else None
     if stored and any(each.about != job.encoding for each in stored.values()):
         say(f"{tokens}: made with settings of its own, which count for what is looked at")
     for task in parts(tasks, settings):
-        work, failed = _plan(planner, task, stored)
+        work, failed = plan(planner, task, stored)
         works += work
         hopeless += failed
     if stored is None:
@@ -167,14 +148,14 @@ def index(
 
     See `ask` for what the arguments mean; `ask(..., tokens=out)` then asks them as often as wanted.
     """
-    planner = _planner(settings, say)
-    out = _rooted(out)
+    planner = planner_of(settings, say)
+    out = rooted(out)
     job = _Job(planner, out, "parquet", "id", "video", "start_s", "end_s", "file")
     works, hopeless = [], []
     for task in parts(tasks, settings):
         start, end = task.start_s, task.end_s
         part = "" if start is None and end is None else f"#{start or 0.0}-{end or ''}"
-        work, failed = _plan(
+        work, failed = plan(
             planner, replace(task, asked=((printable(task.video) + part, ""),)), None
         )
         works += work
@@ -194,9 +175,9 @@ def index(
 class _Job:
     """The output, and what it takes to fill it."""
 
-    def __init__(self, planner: VideoQA, out: str, format: Format, *columns: str) -> None:
+    def __init__(self, planner: VideoQA, out: str, format: Format, *names: str) -> None:
         self._planner = planner
-        self._columns = _columns(*columns)
+        self._columns = columns(*names)
         self._results = Results(out, self._columns, format)
         # What an answer depends on beside video and question: another library version is none.
         settings, folder = planner.settings, weights.locate(planner.card)
@@ -204,9 +185,9 @@ class _Job:
         # Frames may be fewer where a question is long; that follows from the rest.
         self.encoding = about | {"frames": settings.frames, "batch": settings.batch}
         self._answering: dict[str, Any] = {}
-        if "answer" in columns:
-            names = ("max_new_tokens", "temperature", "quantize", "dtype")
-            self._answering = {name: getattr(settings, name) for name in names}
+        if "answer" in names:
+            kinds = ("max_new_tokens", "temperature", "quantize", "dtype")
+            self._answering = {name: getattr(settings, name) for name in kinds}
             self._answering["weights"] = weights.fingerprint(folder, "") if folder else None
 
     def row(self, name: str, work: Work) -> dict[str, Any]:
@@ -368,106 +349,7 @@ def _without(work: Work, standing: dict[str, Any]) -> Work:
     return replace(work, task=replace(work.task, asked=left))
 
 
-# -- planning
-
-
-def _planner(settings: Settings, say: Say) -> VideoQA:
-    """The model without its weights; it is fetched here first, so that trouble shows at once."""
-    from vzvideo import qa
-
-    if not (find_spec("ray") and find_spec("pyarrow")):
-        raise SettingsError("Ray and pyarrow are needed for this: pip install 'vzvideo[corpus]'")
-    planner = qa.load(settings=settings.replace(cache=False), say=say, part="outline")
-    # What "auto" means is decided once, here, and not on every node.
-    folder = os.path.isdir(planner.name)
-    planner.settings = planner.settings.replace(
-        model=os.path.abspath(planner.name) if folder else planner.name
-    )
-    return planner
-
-
-def parts(tasks: Sequence[Task], settings: Settings) -> list[Task]:
-    """Where a task names no start or end, those of the settings count."""
-
-    def filled(task: Task) -> Task:
-        start_s = settings.start_s if task.start_s is None else task.start_s
-        end_s = settings.end_s if task.end_s is None else task.end_s
-        return replace(task, start_s=start_s, end_s=end_s)
-
-    return merged(map(filled, tasks))
-
-
-def _rooted(path: str) -> str:
-    """As actors understand it, whose working folder is another."""
-    return path if "://" in path else os.path.abspath(path)
-
-
-def _plan(
-    planner: VideoQA, task: Task, stored: dict[Any, _Stored] | None
-) -> tuple[list[Work], list[Failed]]:
-    """What is to be done for a task, and what of it never can be."""
-    from vzvideo.asking import checked
-
-    settings = planner.settings.replace(start_s=task.start_s, end_s=task.end_s)
-    version = storage.version(task.video) if stored is None else ""
-    work = Work(task, _rooted(task.video), version, settings, 0, 0, {})
-    good, bad, recipes = [], [], []
-    for name, question in task.asked:
-        try:
-            asked = checked(question) if question else "?"
-            if stored is None:
-                recipes.append(planner.recipe(asked, start_s=task.start_s, end_s=task.end_s))
-            else:
-                planner.language.text_tokens(asked)  # raises where it cannot be asked
-            good.append((name, question))
-        except VzVideoError as error:
-            alone = replace(work, task=replace(task, asked=((name, question),)))
-            bad.append(Failed(alone, "plan", error.code, str(error)))
-    if not good:
-        return [], bad
-    work = replace(work, task=replace(task, asked=tuple(good)))
-    if stored is None:
-        recipe = min(recipes, key=lambda recipe: recipe.frames)  # the longest question's
-        return [replace(work, frames=recipe.frames, size=recipe.size, about=recipe.about)], bad
-    place = (work.path, *task.place[1:])
-    if place not in stored:
-        message = f"{task.video}: not in the index; `vzvideo index` adds it"
-        return [], [*bad, Failed(work, "index", "not_indexed", message)]
-    file, version, about = stored[place]
-    now = storage.version(task.video)
-    if now and now != version:
-        message = f"{task.video}: changed since it was indexed; `vzvideo index` does it anew"
-        return [], [*bad, Failed(work, "index", "changed", message)]
-    return [replace(work, stored=file, version=version, about=about)], bad
-
-
-class _Stored(NamedTuple):
-    """Tokens of an index: the file, the video's version then, and the settings that made them."""
-
-    file: str
-    version: str
-    about: dict[str, Any]
-
-
-def _index(tokens: str, planner: VideoQA) -> dict[Any, _Stored]:
-    """What is in an index, by the video's path from the root and the part of it."""
-    names = ("id", "video", "start_s", "end_s", "file", "settings", "version")
-    rows = Results(tokens, _columns(*names[:5])).standing(names, mend=False)
-    found = {
-        (_rooted(row["video"]), row["start_s"], row["end_s"]): _Stored(
-            storage.join(tokens, row["file"]), row["version"], json.loads(row["settings"])
-        )
-        for row in rows.values()
-        if row["file"]
-    }
-    if not found:
-        raise SettingsError(f"{tokens}: no tokens there; `vzvideo index --out` makes such a folder")
-    if {each.about["tower"] for each in found.values()} != {planner.tower}:
-        raise SettingsError(
-            f"{tokens}: encoded for another model than {planner.name!r}; choose that one, or index "
-            "the videos again"
-        )
-    return found
+# -- the pools
 
 
 def _encoding(planner: VideoQA, guard: Guard) -> list[Pool]:

@@ -63,10 +63,10 @@ def estimate(
     tasks: Sequence[Task], settings: Settings, guard: Guard, *, say: Callable[[str], None]
 ) -> Estimate:
     """Opens every video for its header, and adds up what asking it would take."""
-    from vzvideo import corpus, qa
+    from vzvideo import planning, qa
 
     planner = qa.load(settings=settings.replace(cache=False), say=say, part="outline")
-    tasks = corpus.parts(tasks, settings)
+    tasks = planning.parts(tasks, settings)
     found = Estimate(videos=len({task.video for task in tasks}))
     decoders: list[GuardedDecoder] = [GuardedDecoder(guard) for _ in range(_AT_ONCE)]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +90,7 @@ def find(patterns: Sequence[str], questions: Sequence[str] = ()) -> list[Task]:
     patterns: files, folders, `clips/**/*.mp4`, `s3://bucket/raw/`, URLs. The rows' ids are
     `VIDEO#1`, `VIDEO#2` ... in the order of the questions.
     """
-    for question in questions:
-        if not question.strip():
-            raise SettingsError("a question is empty: write what you want to know")
-    if len(set(questions)) < len(questions):
-        raise SettingsError("a question is given twice")
+    asked = numbered(questions)
     videos: dict[str, None] = {}
     for pattern in patterns:
         url = "://" in pattern and not storage.is_stored(pattern)
@@ -102,15 +98,17 @@ def find(patterns: Sequence[str], questions: Sequence[str] = ()) -> list[Task]:
         if not found:
             raise SettingsError(f"{pattern}: no video there; a pattern wants quotes, '**/*.mp4'")
         videos |= dict.fromkeys(v if "://" in v else os.path.normpath(v) for v in found)
-    return [
-        Task(
-            video,
-            None,
-            None,
-            tuple((f"{rows.printable(video)}#{n}", q) for n, q in enumerate(questions, 1)),
-        )
-        for video in videos
-    ]
+    return [Task(video, None, None, asked(rows.printable(video))) for video in videos]
+
+
+def numbered(questions: Sequence[str]) -> Callable[[str], tuple[tuple[str, str], ...]]:
+    """What gives the questions of all videos their ids, made of a video's name."""
+    for question in questions:
+        if not question.strip():
+            raise SettingsError("a question is empty: write what you want to know")
+    if len(set(questions)) < len(questions):
+        raise SettingsError("a question is given twice")
+    return lambda name: tuple((f"{name}#{n}", q) for n, q in enumerate(questions, 1))
 
 
 def merged(tasks: Iterable[Task]) -> list[Task]:

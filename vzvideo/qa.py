@@ -377,13 +377,22 @@ class VideoQA:
         """The question that takes the most room, for which a budget has to be planned."""
         return max(map(checked, questions), key=self.language.text_tokens)
 
-    def evidence(self, source: VisualTokens | Encoded, answer: Answer) -> Evidence:
+    def evidence(self, source: Source, answer: Answer) -> Evidence:
         """Which frames and tokens of a video `answer` was drawn from: where the language model
         looked while it answered.
 
         Costs reading question and answer once more; what was read of the last video is known yet.
+
+        Args:
+            source: the tokens that were asked, in memory or in a file; not the video itself, of
+                which others may be made.
         """
-        tokens = source.tokens if isinstance(source, Encoded) else source
+        encoded = self._encoded(source)
+        if encoded is None:
+            raise SettingsError(
+                f"evidence: {source} is a video; give the tokens that were asked, qa.encode(video)"
+            )
+        tokens = encoded.tokens
         prefix, _ = self.read(tokens)
         attended = self.language.attended(prefix, answer.question, answer.text)
         return evidence(attended.cpu().numpy(), tokens.frame, tokens.pts_s)

@@ -76,6 +76,7 @@ def run(
     choose: Choose = "likelihood",
     baselines: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[Score]:
     """Asks what has not been asked yet, writes `out`, and returns the table.
 
@@ -87,6 +88,7 @@ def run(
             et al. 2021, arXiv 2104.08315: some texts are likely of anything); "letter", the
             likeliest letter after a list of them, as the benchmarks prescribe.
         progress: called with ("questions", done, in all).
+        say: called with a line for whatever goes wrong.
 
     Raises SettingsError where `out` holds another run; what goes wrong with a video becomes a row
     with an error.
@@ -107,6 +109,9 @@ def run(
             others = [o for o in order[number + 1 :] + order[:number] if o[0] != place[0]]
             rows = asker.ask(place, waiting, others if baselines else None)
             ledger.add([row | {"asked": asked[row["id"]]} for row in rows])
+            if say:
+                for message in dict.fromkeys(row["message"] for row in rows if row["error"]):
+                    say(message)
             done += len(waiting)
         if progress:
             progress("questions", done, len(questions))

@@ -34,7 +34,7 @@ def page(look: Look, answer: Answer | None = None, evidence: Evidence | None = N
     parts = {
         "title": escape(short_name(look.source)),
         "facts": "",
-        "asked": _asked(answer, evidence) if answer else "",
+        "asked": _asked(look, answer, evidence) if answer else "",
         "timeline": escape(_timeline_says(look, evidence), quote=True),
         "density": _timeline(look, evidence),
         "times": _times(look),
@@ -48,10 +48,11 @@ def page(look: Look, answer: Answer | None = None, evidence: Evidence | None = N
     return re.sub("|".join(f"@{name}@" for name in parts), lambda m: parts[m[0][1:-1]], template)
 
 
-def _asked(answer: Answer, evidence: Evidence | None) -> str:
+def _asked(look: Look, answer: Answer, evidence: Evidence | None) -> str:
     drawn = ""
     if evidence is not None:
-        drawn = f'<p class="soft">Drawn from {escape(str(evidence))}</p>'
+        drawn = f"Drawn from {escape(str(evidence))}, at {look.chosen} tokens a frame"
+        drawn = f'<p class="soft">{drawn}</p>'
     return (
         f'<div class="asked"><p class="soft">{escape(answer.question)}</p>'
         f'<p class="answer">{escape(answer.text)}</p>{drawn}</div>'
