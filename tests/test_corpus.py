@@ -225,12 +225,14 @@ def test_an_index_is_asked_instead_of_the_videos(
     with pytest.raises(SettingsError, match="no tokens there"):
         corpus.ask(tasks, out, settings, tokens=str(tmp_path / "nowhere"))
     said: list[str] = []
-    asked = planning.of_index(tokens, ["Who?", "Where?"], said.append)
-    assert asked == [
-        Task(video, None, None, ((f"{video}#1", "Who?"), (f"{video}#2", "Where?")))
-        for video in (str(videos / "0.mp4"),)
-    ]
-    assert said == [f"{tokens}: 1 videos could not be indexed and are not asked"]
+    asked = planning.of_index(tokens, QUESTIONS[:2], said.append)
+    corpus.ask(asked, str(tmp_path / "all"), settings, tokens=tokens)
+    assert {row["id"]: row["answer"] for row in rows_of(tmp_path / "all")} == {
+        f"{videos / name}#{number}": texts[f"{name} {question}"]
+        for name in ("0.mp4", "2.mkv")
+        for number, question in enumerate(QUESTIONS[:2], 1)
+    }
+    assert said == [f"{tokens}: without tokens, and not asked: 1 of 3 rows"]
 
 
 def test_a_question_that_cannot_be_asked_fails_alone(

@@ -38,7 +38,8 @@ def batch(
     out: Annotated[str | None, typer.Option("-o", "--out", help="Folder or URI for rows.")] = None,
     videos: _Videos = None,
     questions: Annotated[
-        list[str] | None, typer.Option("--ask", help="What to ask of all --videos; several.")
+        list[str] | None,
+        typer.Option("--ask", help="What to ask of all --videos, or of all in --tokens; several."),
     ] = None,
     tokens: Annotated[
         str | None, typer.Option(help="Folder that `index` wrote, asked instead of the videos.")
@@ -61,6 +62,10 @@ def batch(
         raise SettingsError("--videos: a manifest names its own")
     if questions and not videos and not tokens:
         raise SettingsError("--ask: of which videos? Give --videos, or --tokens for all in it")
+    if dry_run and tokens:
+        raise SettingsError("--dry-run: says what decoding would take, and --tokens needs none")
+    if out is None and not dry_run:
+        raise SettingsError("--out: say where the answers go, a folder or a URI")
     if manifest is not None:
         tasks = manifests.read(manifest)
     elif videos:
@@ -68,23 +73,21 @@ def batch(
     else:
         from vzvideo import planning
 
+        if (settings.start_s, settings.end_s) != (None, None):
+            raise SettingsError("--start, --end: an index has parts of its own, or whole videos")
         tasks = planning.of_index(str(tokens), questions or (), say)
     guard = Guard(video_deadline, decode_gib, tries)
-    if dry_run and tokens:
-        raise SettingsError("--dry-run: says what decoding would take, and --tokens needs none")
     if dry_run:
         _estimate(tasks, settings, guard, as_json)
         return
-    if out is None:
-        raise SettingsError("--out: say where the answers go, a folder or a URI")
     from vzvideo import corpus
 
     with _bar() as show:
         summary = corpus.ask(
-            tasks, out, settings, tokens=tokens, format=file_format,  # type: ignore[arg-type]
+            tasks, str(out), settings, tokens=tokens, format=file_format,  # type: ignore[arg-type]
             guard=guard, retry_failed=retry_failed, progress=show, say=say,
         )  # fmt: skip
-    _finish(summary, out, as_json)
+    _finish(summary, str(out), as_json)
 
 
 @with_settings()

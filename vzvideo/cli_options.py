@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from vzvideo.errors import SettingsError
+from vzvideo.errors import SettingsError, VideoError
 
 if TYPE_CHECKING:
     from vzvideo.config import Settings
@@ -144,20 +144,13 @@ def _check_consistent(said: dict[str, Any]) -> None:
             f"--dominant {split[0]} and --contextual {split[1]} are {sum(split)} tokens a frame, "
             f"--tokens-per-frame says {each}"
         )
-    if said["frames"] is not None:
-        from vzvideo.video.sampling import check_frames
-
-        check_frames(said["frames"])
-    start_s, end_s = _time(said["start"]), _time(said["end"])
-    if start_s is not None and end_s is not None and end_s <= start_s:
-        raise SettingsError(f"--end {said['end']} is not after --start {said['start']}")
     if said["fps"] is not None and said["sampling"] not in (None, "fps"):
         raise SettingsError(f"--fps is for sampling fps, not for {said['sampling']}")
 
 
 def _check_encoded(video: Any, said: dict[str, Any]) -> None:
     """Settings that come too late are told, not left out."""
-    given = [name for name in _ENCODING if said[name] not in (None, False)]
+    given = [name for name in _ENCODING if said[name] is not None and said[name] is not False]
     if not given or not isinstance(video, str) or "://" in video:
         return
     from vzvideo.store import is_token_file
@@ -191,12 +184,23 @@ def progress_bars() -> Iterator[Progress]:
         yield show
 
 
-def check(video: str) -> None:
-    """Says at once, before a model is loaded, that there is no such file."""
+def check(video: str, settings: Settings | None = None) -> None:
+    """Says at once, before a model is loaded, that there is no such file, or no such part of it."""
     from vzvideo.video.reader import check_file
+    from vzvideo.video.sampling import check_frames
 
     if "://" not in video:
         check_file(Path(video))
+    if settings is not None:
+        if settings.frames is not None:
+            check_frames(settings.frames)
+        start_s, end_s = settings.start_s or 0.0, settings.end_s
+        if end_s is not None and end_s <= start_s:
+            raise VideoError(
+                f"the clip from {start_s:g} s to {end_s:g} s holds nothing: choose an end after "
+                "its start",
+                code="clip",
+            )
 
 
 def say(line: str) -> None:

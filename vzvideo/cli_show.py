@@ -38,11 +38,11 @@ def show(
         raise SettingsError(f"--png {png}: name it .png")
     if png and page and png.resolve() == page.resolve():
         raise SettingsError(f"{png}: page and sheet would be one file; give two names")
-    if page and page.suffix.lower() not in (".html", ".htm"):
-        raise SettingsError(f"-o {page}: name it .html; `--png` writes a picture")
     _check(page, b'content="vzvideo show"', "page of vzvideo show")
     _check(png, b"\x89PNG", "PNG")
-    check(video)  # before what takes a second to import
+    if page and page.suffix.lower() not in (".html", ".htm"):
+        raise SettingsError(f"-o {page}: name it .html; `--png` writes a picture")
+    check(video, settings)  # before what takes a second to import
     from vzvideo import qa as api
     from vzvideo.asking import checked
     from vzvideo.show import look, redundancy

@@ -102,7 +102,7 @@ def find(patterns: Sequence[str], questions: Sequence[str] = ()) -> list[Task]:
 
 
 def numbered(questions: Sequence[str]) -> Callable[[str], tuple[tuple[str, str], ...]]:
-    """What gives the questions of all videos their ids, made of a video's name."""
+    """From a name to (`NAME#1`, first question), (`NAME#2`, second question) ..."""
     for question in questions:
         if not question.strip():
             raise SettingsError("a question is empty: write what you want to know")

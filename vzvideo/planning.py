@@ -1,6 +1,6 @@
 """What a corpus job has to do: works for the actors, and what can never be done.
 
-Nothing is decoded for it. Knows neither Ray nor any weights.
+Nothing is decoded for it, and no weights are loaded. Does not know how the work is shared out.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ def planner_of(settings: Settings, say: Say) -> VideoQA:
     """The model without its weights; it is fetched here first, so that trouble shows at once."""
     from vzvideo import qa
 
-    if not (find_spec("ray") and find_spec("pyarrow")):
-        raise SettingsError("Ray and pyarrow are needed for this: pip install 'vzvideo[corpus]'")
+    _check_installed()
     planner = qa.load(settings=settings.replace(cache=False), say=say, part="outline")
     # What "auto" means is decided once, here, and not on every node.
     folder = os.path.isdir(planner.name)
@@ -51,6 +50,11 @@ def planner_of(settings: Settings, say: Say) -> VideoQA:
         model=os.path.abspath(planner.name) if folder else planner.name
     )
     return planner
+
+
+def _check_installed() -> None:
+    if not (find_spec("ray") and find_spec("pyarrow")):
+        raise SettingsError("Ray and pyarrow are needed for this: pip install 'vzvideo[corpus]'")
 
 
 def parts(tasks: Sequence[Task], settings: Settings) -> list[Task]:
@@ -119,14 +123,15 @@ class Stored(NamedTuple):
 def of_index(tokens: str, questions: Sequence[str], say: Say = lambda _: None) -> list[Task]:
     """A task for every video, or part of one, that `index` has compressed, all with the same
     questions. Rows are called `ROW#1`, `ROW#2` ... by the rows of the index."""
+    _check_installed()
+    asked = numbered(questions)
     names = ("id", "video", "start_s", "end_s", "file")
     rows = Results(rooted(tokens), columns(*names)).standing(names, mend=False)
     good = {name: row for name, row in rows.items() if row["file"]}
     if not good:
         raise SettingsError(f"{tokens}: no tokens there; `vzvideo index --out` makes such a folder")
     if len(good) < len(rows):
-        say(f"{tokens}: {len(rows) - len(good)} videos could not be indexed and are not asked")
-    asked = numbered(questions)
+        say(f"{tokens}: without tokens, and not asked: {len(rows) - len(good)} of {len(rows)} rows")
     return [
         Task(row["video"], row["start_s"], row["end_s"], asked(name)) for name, row in good.items()
     ]

@@ -389,6 +389,8 @@ class VideoQA:
         """
         encoded = self._encoded(source)
         if encoded is None:
+            if "://" not in str(source):
+                check_file(Path(str(source)))
             raise SettingsError(
                 f"evidence: {source} is a video; give the tokens that were asked, qa.encode(video)"
             )

@@ -110,8 +110,6 @@ def test_a_clip_is_what_it_says(scratch: Path, codec: str, gop: int) -> None:
     """Every number is legible, keyframes are where they are due, and vzvideo finds every frame."""
     clip = Clip(codec, gop, height=144, seconds=11)
     path = made(clip, scratch)
-    if hasattr(os, "sched_getscheduler"):  # SVT-AV1 would leave another
-        assert os.sched_getscheduler(0) == os.SCHED_OTHER
     with av.open(str(path)) as container:
         assert container.streams.video[0].codec_context.codec.canonical_name == codec
         frames = list(container.decode(video=0))
@@ -123,6 +121,14 @@ def test_a_clip_is_what_it_says(scratch: Path, codec: str, gop: int) -> None:
     for name in ("vzvideo", "sequential"):
         for how in decode.SAMPLINGS:
             assert decode.read_once(name, path, clip, how)["wrong_frames"] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="Linux schedules so, others not")
+def test_making_a_clip_leaves_the_thread_its_scheduling(tmp_path: Path) -> None:
+    """As root, where SVT-AV1 would take a real-time priority for it."""
+    before = os.sched_getscheduler(0)
+    made(Clip("av1", height=144, seconds=1), tmp_path)
+    assert os.sched_getscheduler(0) == before
 
 
 def test_a_lengthened_clip_goes_on_to_its_end(scratch: Path) -> None:

@@ -46,7 +46,8 @@ def test_the_tokens_to_ask_are_those_of_encoding(qa: VideoQA, clip: Path) -> Non
     torch.testing.assert_close(tokens.features, expected.features, atol=0, rtol=0)
     for name in ("frame", "role", "patch", "pts_s"):
         np.testing.assert_array_equal(getattr(tokens, name), getattr(expected, name))
-    assert (tokens.grid, tokens.source) == (expected.grid, expected.source)
+    for name in ("grid", "source", "settings"):
+        assert getattr(tokens, name) == getattr(expected, name)
 
 
 @pytest.fixture(scope="module")

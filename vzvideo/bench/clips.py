@@ -89,9 +89,9 @@ def make(clip: Clip, scratch: Path) -> Path:
 def scheduling_kept() -> Iterator[None]:
     """Gives this thread back its place in the queue for a core.
 
-    SVT-AV1, where root runs it, puts whoever opens it before everyone else on the machine
-    (SCHED_FIFO 99) and leaves him there. PyTorch's threads then spin in wait for one that never
-    gets a core, forever, and processes that are started inherit it.
+    SVT-AV1, where root runs it, moves the thread that opens it before everything else on the
+    machine (SCHED_FIFO 99) and leaves it there; processes that are started inherit that. PyTorch's
+    threads then spin in wait for one that never gets a core, forever.
     """
     if not hasattr(os, "sched_getscheduler"):
         yield

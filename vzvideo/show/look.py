@@ -6,7 +6,7 @@ no page and no language model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +106,7 @@ def look(
     splits[chosen] = recipe.compression.dominant, recipe.compression.contextual
     splits = {tokens: splits[tokens] for tokens in sorted(splits) if tokens <= encoder.tokens}
     pictures, pts_s, scored, layers, parts = [], [], [], [], []
+    asked = lost = 0
     with frames_of(source, recipe.settings, recipe.frames, recipe.size) as found:
         for batch in found.batches:
             inputs = encoder.preprocess(torch.from_numpy(batch.pixels), encoder.device)
@@ -115,6 +116,7 @@ def look(
             layers.append(by_layer.cpu())
             pictures += [square(picture, encoder.preprocess) for picture in batch.pixels]
             pts_s.append(batch.pts_s)
+            asked, lost = asked + batch.asked, lost + batch.lost
             if progress:
                 progress("look", len(pictures), found.asked)
     if not pictures:
@@ -139,7 +141,8 @@ def look(
         },
         chosen=chosen,
     )
-    return looked, join(parts)
+    noted = recipe.about | {"asked": asked, "lost": lost}
+    return looked, replace(join(parts), settings=noted)
 
 
 def check(source: str) -> None:

@@ -7,10 +7,9 @@ on the way.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any
 
@@ -18,26 +17,25 @@ import av
 import av.error
 import numpy as np
 from av.container import InputContainer
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from vzvideo import storage
 from vzvideo.errors import VideoError
+from vzvideo.video.demuxer import Demuxer
 from vzvideo.video.hwaccel import acceleration
 from vzvideo.video.pictures import pixels_of
 from vzvideo.video.reader import AT_ONCE, SAME_S, Video, VideoInfo, finite, no_frames, scaled
 
-_DAMAGE_LIMIT = 500  # failed reads in a row, behind which nothing more is expected
 _SKIP_MARGIN_S = 0.3  # frames nobody refers to are decoded only this close to a time asked for
 _BLIND_SEEK_S = 2.0  # how far ahead to seek where the file has no index of keyframes
-_SLACK_FRAMES = 4  # an index holds decoding times, which run a few frames ahead of what is shown
+# An index holds decoding times, which run a few frames ahead of what is shown.
+_SLACK_FRAMES, _SLACK_S = 4, 0.15  # a header may know no rate, or claim a thousand frames a second
 _QUICK_BYTES = 2**24  # a file this small is read through for its exact duration and rate
 _TAIL_S = 5.0  # of a larger one, only this much before the end its header claims
 _LAST_TICK = 2**62  # later than any timestamp
 _LARGE = 2**19  # pixels of a frame from which on handing it to another thread pays
-_LEAP = 1.5  # frames' distance from which on a timestamp may be a wrong one
+_LEAP = 1.5  # times as far as the frames before, and a timestamp may be a wrong one
 _SMALL = 32  # edge of the pictures that `differences` compares
 
 
@@ -46,6 +44,8 @@ class PyAVVideo(Video):
 
     _current: VideoFrame | None  # the frame on show
     _ahead: VideoFrame | None  # the one behind it, where that is decoded already
+    _shown: VideoFrame | None  # the last whose picture was asked for, and what gives it
+    _picture: Callable[[], NDArray[np.uint8]] | None
 
     def __init__(
         self,
@@ -58,14 +58,11 @@ class PyAVVideo(Video):
         self.source = source
         self._threads = threads
         self._painters: ThreadPoolExecutor | None = None
-        self._hwaccel = acceleration(hwaccel) if hwaccel else None
-        self._deadline_s = deadline_s
+        device = acceleration(hwaccel) if hwaccel else None
+        self._demuxer = Demuxer(source, deadline_s, device, give_up=self.close)
         self._container: InputContainer | None = None
-        self._file: Any = None  # where the source is no file of a disk
-        self._version = self._stat()
         self._start_s = 0.0
         self._lost = 0
-        self._shown: VideoFrame | None = None
         self._seekable = True
         self._blind_s = _BLIND_SEEK_S
         try:
@@ -81,7 +78,7 @@ class PyAVVideo(Video):
                 self._painters = ThreadPoolExecutor(painters, "vzvideo picture")
             self._size = scaled(first.width, first.height, size)
             self._skip_margin_s = max(_SKIP_MARGIN_S, 3 * self._step_s)
-            if not self._version:
+            if not self._demuxer.version:
                 _ = self.info  # while there is a connection: another might give another stream
         except BaseException:
             self.close()
@@ -91,7 +88,7 @@ class PyAVVideo(Video):
 
     def keyframes_s(self) -> NDArray[np.float64]:
         times = [at_s for packet, at_s in self.packets() if packet.is_keyframe]
-        self._check_unchanged()
+        self._demuxer.check_unchanged()
         shown = np.unique(times) - self._start_s
         shown = shown[shown > -SAME_S].clip(min=0.0)
         return shown if len(shown) else np.zeros(1)
@@ -102,36 +99,37 @@ class PyAVVideo(Video):
         times, changes = [], []
         before: NDArray[np.int16] | None = None
         lost_before = self._lost
+        if self._picture is not None:  # no frame may be converted by two threads at once
+            with suppress(VideoError):
+                self._picture()
         frame: VideoFrame | None = self._frame_at(start_s)
         while frame is not None and self._time(frame) - self._start_s < end_s:
             grey = self._pixels(frame, _SMALL, _SMALL, "gray", "AREA").astype(np.int16)
             changes.append(0.0 if before is None else float(np.abs(grey - before).mean()) / 255)
             times.append(self._time(frame) - self._start_s)
             before, frame = grey, self._next()
-        self._check_unchanged()
+        self._demuxer.check_unchanged()
         self._lost = lost_before  # of no concern to the frames asked for next
         return np.array(times), np.array(changes, np.float32)
 
     def close(self) -> None:
         if self._painters is not None:
-            self._painters.shutdown(cancel_futures=True)
+            self._painters.shutdown()  # what has been begun is soon done, and may be waited for
         self._disconnect()
 
     def _disconnect(self) -> None:
         self._frames: Iterator[VideoFrame] = iter(())
+        self._current = self._ahead = self._shown = self._picture = None
         if self._container is not None:
-            self._container.close()
+            self._demuxer.close(self._container)
             self._container = None
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
     # -- opening
 
     def _open(self) -> None:
         """Stands before the first frame, nothing decoded."""
         self._disconnect()
-        self._container, self._stream = self._connect(decode=True)
+        self._container, self._stream = self._demuxer.connect(decode=True)
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = self._threads
         self._tick_s = float(self._stream.time_base or 0)
@@ -144,64 +142,16 @@ class PyAVVideo(Video):
         self._seekable = self._seekable and self.format != "mpeg"
         self._indexed = 0 < self._stream.frames <= len(self._stream.index_entries)
         self._frames = self._ascending()
-        self._current = self._ahead = None
-
-    def _connect(self, decode: bool = False) -> tuple[InputContainer, VideoStream]:
-        """The source, newly opened, and the stream of it to show."""
-        deadline_s = self._deadline_s
-        # Without the prefix a file named 12:30.mp4 would be taken for a protocol. PyAV's timeout
-        # does not cover seeking, FFmpeg's own does.
-        url: Any = f"file:{self.source}" if self._version else self.source
-        if storage.is_stored(self.source):
-            url = self._file = self._fetch()
-        options = {} if self._version else {"rw_timeout": str(round(deadline_s * 1e6))}
-        with self._reading():
-            container = av.open(
-                url,
-                options=options,
-                timeout=(deadline_s, deadline_s),
-                metadata_errors="ignore",
-                hwaccel=self._hwaccel if decode else None,
-            )
-        try:
-            return container, self._choose(container)
-        except BaseException:
-            container.close()
-            raise
-
-    def _fetch(self) -> Any:
-        """A file of an object store, open for reading."""
-        try:
-            return storage.opened(self.source)
-        except FileNotFoundError:
-            raise VideoError(f"{self.source}: no such file", code="not_found") from None
-        except OSError as error:
-            line = " ".join(str(error).split())
-            raise VideoError(f"{self.source}: {line}", code="unreadable") from None
-
-    def _choose(self, container: InputContainer) -> VideoStream:
-        videos = [
-            stream
-            for stream in container.streams.video
-            if Disposition.attached_pic not in stream.disposition  # an album's cover
-        ]
-        if not videos:
-            kinds = {str(stream.type) for stream in container.streams} - {"video"}
-            found = ", ".join(sorted(kinds)) or "nothing"
-            raise VideoError(f"{self.source}: no video in it ({found} only)", code="no_video")
-        best = container.streams.best("video")
-        stream: VideoStream = best if best in videos else videos[0]  # type: ignore[assignment]
-        if stream.codec_context is None:
-            raise VideoError(f"{self.source}: no decoder for its video", code="no_decoder")
-        return stream
 
     @cached_property
     def info(self) -> VideoInfo:
         if self._container is not None:
-            return self._describe(self._container, self._stream)
-        container, stream = self._connect()
-        with container:
-            return self._describe(container, stream)
+            info = self._describe(self._container, self._stream)
+        else:
+            with self._demuxer.opened() as (container, stream):
+                info = self._describe(container, stream)
+        self._demuxer.check_unchanged()
+        return info
 
     def _describe(self, container: InputContainer, stream: VideoStream) -> VideoInfo:
         width, height, rotation = self._shape
@@ -223,7 +173,7 @@ class PyAVVideo(Video):
         duration_s = duration_s or finite((container.duration or 0) / av.time_base)
         if "mp4" in self.format and not stream.frames:
             duration_s = None  # in fragments: no header knows how many of them follow
-        small = self._version is not None and self._version[0] <= _QUICK_BYTES
+        small = self._demuxer.version is not None and self._demuxer.version[0] <= _QUICK_BYTES
         indexed = self._indexed and not (small and self._dts_only)
         if duration_s and rate and (indexed or not small):
             if indexed:
@@ -231,7 +181,7 @@ class PyAVVideo(Video):
                 variable = self._uneven(np.sort(ticks))
             else:
                 variable = base_rate is not None and abs(base_rate - rate) > 0.01 * rate
-            if not self._version:
+            if not self._demuxer.version:
                 return duration_s, rate, variable
             if not (small and variable):
                 times, end_s = self._measure(duration_s - _TAIL_S)
@@ -264,12 +214,13 @@ class PyAVVideo(Video):
 
     def packets(self, after_s: float | None = None) -> Iterator[tuple[Any, float]]:
         """Packets (from near `after_s` on) and when each is shown. Nothing is decoded."""
-        container, stream = self._connect()
-        with container:
-            if after_s is not None and not self._seek(container, stream, after_s + self._start_s):
-                return
+        with self._demuxer.opened() as (container, stream):
+            if after_s is not None:
+                ticks = self._ticks(after_s + self._start_s)
+                if not self._demuxer.seek(container, stream, ticks):
+                    return
             count, shift_s = 0, 0.0
-            for packet in self._packets(container, stream):
+            for packet in self._demuxer.packets(container, stream):
                 if packet is None or not packet.size or packet.is_discard:
                     continue
                 if packet.pts is None:  # counted, as in _stamped
@@ -309,7 +260,7 @@ class PyAVVideo(Video):
                 break
             self._current, self._ahead = self._ahead, None
         if self._current is None:
-            self._check_unchanged()
+            self._demuxer.check_unchanged()
             raise no_frames(self.source)
         return self._current, moved
 
@@ -332,7 +283,7 @@ class PyAVVideo(Video):
                 self._blind_s = 2 * (target_s - landed_s)  # keyframes are that far apart at least
 
     def _worth_seeking(self, here_s: float, target_s: float) -> bool:
-        slack_s = _SLACK_FRAMES * self._step_s
+        slack_s = max(_SLACK_S, _SLACK_FRAMES * self._step_s)
         entries = self._stream.index_entries
         key = entries.search_timestamp(self._ticks(target_s - slack_s))
         if key >= 0 and entries[key].timestamp * self._tick_s > here_s + slack_s:
@@ -348,8 +299,9 @@ class PyAVVideo(Video):
         self._frames = iter(())  # closes what reads
         readable = False
         wanted_s, back_s = target_s, 0.0
+        assert self._container is not None
         while self._seekable and wanted_s > self._start_s:
-            if self._seek(self._container, self._stream, wanted_s):
+            if self._demuxer.seek(self._container, self._stream, self._ticks(wanted_s)):
                 self._frames = self._ascending(sought=True)
                 self._current, self._ahead = None, self._pull()
                 if self._ahead and self._time(self._ahead) <= target_s:
@@ -359,17 +311,6 @@ class PyAVVideo(Video):
             wanted_s = target_s - back_s
         self._seekable = self._seekable and readable
         self._open()
-
-    def _seek(self, container: InputContainer | None, stream: VideoStream, at_s: float) -> bool:
-        assert container is not None
-        try:
-            with self._reading():
-                container.seek(self._ticks(at_s), stream=stream)
-        except VideoError as error:
-            if error.code == "deadline":
-                raise
-            return False
-        return True
 
     def _ticks(self, at_s: float) -> int:
         return int(np.clip(at_s / self._tick_s, -_LAST_TICK, _LAST_TICK))
@@ -386,11 +327,12 @@ class PyAVVideo(Video):
 
         One that leaps ahead is held back until the next one shows that its timestamp was right.
         """
-        last_s = -np.inf
+        last_s, usual_s = -np.inf, 0.0
         held: VideoFrame | None = None
         for frame in self._stamped(sought):
             if held is not None:
                 if self._time(held) < self._time(frame):
+                    usual_s = finite(self._time(held) - last_s) or 0.0
                     last_s = self._time(held)
                     yield held
                 else:
@@ -398,10 +340,10 @@ class PyAVVideo(Video):
                 held = None
             if self._time(frame) <= last_s:
                 self._lost += 1
-            elif self._time(frame) > last_s + _LEAP * self._step_s:
+            elif self._time(frame) > last_s + _LEAP * usual_s:
                 held = frame
             else:
-                last_s = self._time(frame)
+                usual_s, last_s = self._time(frame) - last_s, self._time(frame)
                 yield frame
         if held is not None:
             yield held
@@ -423,7 +365,8 @@ class PyAVVideo(Video):
 
     def _decoded(self) -> Iterator[VideoFrame]:
         context = self._stream.codec_context
-        for packet in self._packets(self._container, self._stream):
+        assert self._container is not None
+        for packet in self._demuxer.packets(self._container, self._stream):
             if packet is None:
                 self._lost += 1
                 continue
@@ -445,75 +388,16 @@ class PyAVVideo(Video):
                 else:
                     yield frame
 
-    def _packets(self, container: InputContainer | None, stream: VideoStream) -> Iterator[Any]:
-        """Packets in file order, None for each that could not be read."""
-        assert container is not None
-        damaged = 0
-        while damaged < _DAMAGE_LIMIT:
-            # Until its generator is closed, PyAV's clock runs on from the last read, and a seek
-            # after a pause of the caller's would be found too late.
-            packets: Any = container.demux(stream)
-            with closing(packets):
-                try:
-                    while True:
-                        with self._reading():
-                            packet = next(packets, None)
-                        if packet is None:
-                            return
-                        damaged = 0
-                        yield packet
-                except VideoError as error:
-                    if error.code == "deadline":
-                        raise
-                    damaged += 1
-                    yield None
-                except IndexError:  # PyAV stumbles at the end over streams that turned up late
-                    return
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Around what reads from the source: whatever it raises becomes one clear line."""
-        began_s = time.monotonic()
-        try:
-            yield
-        except MemoryError:
-            raise
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            # Some protocols report a timeout as another error.
-            late = isinstance(error, (av.error.ExitError, TimeoutError))
-            if late or time.monotonic() - began_s >= self._deadline_s:
-                self.close()  # nobody knows what would come next
-                reason, code = f"no answer within {self._deadline_s:g} s", "deadline"
-            elif isinstance(error, av.error.InvalidDataError):
-                reason, code = "not a video, or damaged beyond reading", "invalid"
-            else:
-                reason, code = getattr(error, "strerror", None) or str(error), "unreadable"
-            raise VideoError(f"{self.source}: {reason}", code=code) from None
-
-    def _stat(self) -> tuple[int, int, int] | None:
-        """Size in bytes, time of change and identity of a local file; None for a URL."""
-        if "://" in self.source:
-            return None
-        try:
-            stat = os.stat(self.source)
-        except OSError:
-            return 0, 0, 0
-        return stat.st_size, stat.st_mtime_ns, stat.st_ino
-
     def _passed_over(self) -> int:
-        self._check_unchanged()
+        self._demuxer.check_unchanged()
         lost, self._lost = self._lost, 0
         return lost
-
-    def _check_unchanged(self) -> None:
-        if self._stat() != self._version:
-            raise VideoError(f"{self.source}: changed while it was being read", code="changed")
 
     # -- frames
 
     def _shown_at(self, time_s: float) -> tuple[float, Callable[[], NDArray[np.uint8]]]:
         frame = self._frame_at(time_s)
-        if frame is not self._shown:
+        if self._picture is None or frame is not self._shown:
             self._shown, self._picture = frame, self._drawn(frame)
         return self._time(frame) - self._start_s, self._picture
 

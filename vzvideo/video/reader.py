@@ -25,6 +25,7 @@ from vzvideo.types import FrameBatch
 
 DECODERS = ("pyav", "decord")
 AT_ONCE = 4  # pictures converted beside each other, at most
+_ROOM_BYTES = 2**28  # that a batch takes before it is known to need more
 SAME_S = 1e-6  # a time this close before a frame means that frame: floats carry timestamps
 
 
@@ -87,7 +88,8 @@ class Video(abc.ABC):
     def _shown_at(self, time_s: float) -> tuple[float, Callable[[], NDArray[np.uint8]]]:
         """When the frame shown at `time_s` starts, and what gives it as RGB (H, W, 3), upright.
 
-        Whoever can converts a few of them beside each other: they are asked for a little later.
+        Up to AT_ONCE further frames are sought before a picture is asked for, so that it may be
+        converted meanwhile.
         """
 
     @abc.abstractmethod
@@ -137,15 +139,15 @@ class Video(abc.ABC):
 
 
 class _Filling:
-    """A batch in the making, of at most `room` frames.
+    """A batch in the making, of at most `most` frames.
 
-    Its memory is taken once, and pictures are laid down in it one by one: new memory costs more
-    than what is written there.
+    Pictures are laid down one by one in memory that is taken at once: new memory costs more than
+    what is written there.
     """
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, most: int) -> None:
         self.pts_s: list[float] = []
-        self._room = room
+        self._most = most
         self._coming: deque[Callable[[], NDArray[np.uint8]]] = deque()
         self._pixels: NDArray[np.uint8] | None = None
         self._laid = 0
@@ -164,8 +166,13 @@ class _Filling:
 
     def _lay(self) -> None:
         picture = self._coming.popleft()()
-        if self._pixels is None:
-            self._pixels = np.empty((self._room, *picture.shape), np.uint8)
+        if self._pixels is None:  # many times may be answered by few frames
+            room = min(self._most, max(8, _ROOM_BYTES // picture.nbytes))
+            self._pixels = np.empty((room, *picture.shape), np.uint8)
+        elif self._laid == len(self._pixels):
+            grown = np.empty((min(self._most, 2 * self._laid), *picture.shape), np.uint8)
+            grown[: self._laid] = self._pixels
+            self._pixels = grown
         self._pixels[self._laid] = picture
         self._laid += 1
 
