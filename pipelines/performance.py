@@ -44,7 +44,7 @@ def main() -> None:
                 sections.append(f"### {part}\n\nFailed: {results[part]['error']}")
             else:
                 sections.append(section(results[part], figures).replace("@figures@", linked))
-    sections.append(beside_the_paper([results for _, results in files]))
+    sections += [_TRIED, beside_the_paper([results for _, results in files])]
     args.out.write_text("\n\n".join(section.strip() for section in sections if section) + "\n")
 
 
@@ -409,6 +409,23 @@ SECTIONS: dict[str, Callable[[Results, Path], str]] = {
     "growth": growth,
 }
 
+
+# By hand, each measured where it was tried: two cores of an AMD EPYC.
+_TRIED = """
+## What was tried
+
+- FFmpeg's slice threads for conversion to RGB: 64 frames of 360p waited 150 to 210 ms for 23 ms of
+  work on a busy machine. One thread a picture, and large pictures beside the decoding, took the
+  median of dense reading from 1.8x of the best other's time to about 1.1x.
+- Coarser scaling of 1080p frames, 3.1 ms (bilinear) or 2.6 ms (area) each instead of 4.8 (bicubic):
+  left alone, for what the tower then sees is farther from the published preprocessing of the whole
+  frame, 0.029 and 0.023 on average of standardized pixels of this texture instead of 0.014.
+- PyTorch's threads spinning without end while they wait (`OMP_WAIT_POLICY=ACTIVE`): decoding 32
+  frames took 6.4 to 6.9 s instead of 3.9. Asleep (`PASSIVE`, as the command line now has it), decode
+  and encode together took 6 s where the default had taken 6.7 to 7.2. Whoever uses the Python API on
+  a processor may set it, too.
+- `torch.compile` (`--compile`) was not measured here.
+"""
 
 _HEAD = """
 <!-- Made by `python -m pipelines.performance`; what is written here by hand is written there. -->
