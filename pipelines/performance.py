@@ -421,9 +421,9 @@ _TRIED = """
   left alone, for what the tower then sees is farther from the published preprocessing of the whole
   frame, 0.029 and 0.023 on average of standardized pixels of this texture instead of 0.014.
 - PyTorch's threads spinning without end while they wait (`OMP_WAIT_POLICY=ACTIVE`): decoding 32
-  frames took 6.4 to 6.9 s instead of 3.9. Asleep (`PASSIVE`, as the command line now has it), decode
-  and encode together took 6 s where the default had taken 6.7 to 7.2. Whoever uses the Python API on
-  a processor may set it, too.
+  frames took 6.4 to 6.9 s instead of 3.9. Asleep (`PASSIVE`, as the command line now has it),
+  decode and encode together took 6 s where the default had taken 6.7 to 7.2. Whoever uses the
+  Python API on a processor may set it, too.
 - `torch.compile` (`--compile`) was not measured here.
 """
 
