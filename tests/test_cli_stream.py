@@ -245,7 +245,7 @@ def test_what_was_seen_is_kept_and_gone_on_from(
     assert second.objects[-1]["stats"]["frames_in"] == 80
     assert second.objects[-1]["frame_times_s"][0] == 0.0
     assert second.objects[-1]["time_s"] == pytest.approx(2 * 1.56 + 0.04)
-    said = vz("ask", state, QUESTION, "--json", "--model", checkpoint, *SMALL)
+    said = vz("ask", state, QUESTION, "--json", "--model", checkpoint, "--max-new-tokens", "6")
     assert said.status == 0, said.err
     assert said.objects[0]["tokens"] == second.objects[-1]["stats"]["tokens"]
 
