@@ -270,11 +270,15 @@ def _line(method: str, frames: int, tokens: int, scores: dict[str, Any]) -> dict
 
 
 def compare(
-    judge: Judge, groups: dict[str, list[Clip]], whole: int, say: Callable[[dict[str, Any]], None]
+    judge: Judge,
+    groups: dict[str, list[Clip]],
+    whole: int,
+    say: Callable[[dict[str, Any]], None],
+    budgets: Sequence[int] = BUDGETS,
 ) -> None:
     """Both tables, line by line; whole: tokens of a frame that keeps them all."""
     plans: list[tuple[str, int | None]] = [("no video", 0)]
-    plans += [(method, tokens) for method in METHODS for tokens in BUDGETS]
+    plans += [(method, tokens) for method in METHODS for tokens in budgets]
     plans.append(("full", None))  # last, for it takes longer than all before it
     if not any(groups[name] for name in groups if name != "long"):
         plans = []
@@ -320,6 +324,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--limit", type=int, help="clips of each sort")
     parser.add_argument("--table", choices=("frames", "tokens"), help="only one of the two")
+    parser.add_argument(
+        "--budgets", type=int, nargs="+", default=BUDGETS, help="tokens a frame, of the first table"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     scoring.check_captions()
@@ -353,7 +360,7 @@ def main() -> None:
         brief = {kind: round(part["score"], 3) for kind, part in line["kinds"].items()}
         print(line["method"], line["frames"], line["tokens_per_frame"], brief, flush=True)
 
-    compare(Judge(qa.language), groups, qa.encoder.tokens, say)
+    compare(Judge(qa.language), groups, qa.encoder.tokens, say, args.budgets)
     for table in ("frames", "tokens"):
         if any(line["table"] == table for line in lines):
             print(markdown(lines, table))

@@ -241,6 +241,14 @@ def test_the_tables_hold_every_method_and_budget() -> None:
     ]  # fmt: skip
 
 
+def test_budgets_of_ones_own() -> None:
+    groups = {name: clips_of(name, frames) for name, frames in compare.FRAMES.items()}
+    judge: Any = Counter()
+    lines: list[dict[str, Any]] = []
+    compare.compare(judge, groups | {"long": []}, 257, lines.append, budgets=[12])
+    assert [line["tokens_per_frame"] for line in lines] == [0, *[12] * len(METHODS), 257]
+
+
 def test_tables_in_markdown() -> None:
     kinds = {"caption": {"score": 0.5, "low": 0.25, "high": 0.75, "questions": 3}}
     line = {"method": "full", "frames": 2, "tokens_per_frame": 257, "kinds": kinds}
