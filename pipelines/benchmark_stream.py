@@ -33,7 +33,8 @@ import torch
 import vzvideo
 from pipelines import questions
 from pipelines.clips import draw_move, picture
-from pipelines.questions import CONCEPTS, Captioned, Concept
+from pipelines.concepts import CONCEPTS, Concept
+from pipelines.questions import Captioned
 from vzvideo.ingest import Policy, as_moments
 from vzvideo.manifest import ENDINGS
 from vzvideo.models.encoder import Encoder, ZipSettings

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from pipelines import questions
 from pipelines.clips import Move, draw_move, render, still
-from pipelines.questions import ACTIONS, CONCEPTS, Asked, Captioned, Presence
+from pipelines.concepts import ACTIONS, CONCEPTS
+from pipelines.questions import Asked, Captioned, Presence
 
 FRAMES = 16  # of a scene, at 8 a second
 PAIRS = 2  # yes-and-no questions of each photograph, so many of either

@@ -410,9 +410,12 @@ SECTIONS: dict[str, Callable[[Results, Path], str]] = {
 }
 
 
-# By hand, each measured where it was tried: two cores of an AMD EPYC.
 _TRIED = """
 ## What was tried
+
+On two cores of an AMD EPYC; `vzvideo bench decode` and `OMP_WAIT_POLICY=ACTIVE vzvideo bench ask`,
+beside the same without it, measure the first and the third again. The second was a loop over 48
+frames that is not kept.
 
 - FFmpeg's slice threads for conversion to RGB: 64 frames of 360p waited 150 to 210 ms for 23 ms of
   work on a busy machine. One thread a picture, and large pictures beside the decoding, took the

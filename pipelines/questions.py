@@ -15,114 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-_PEOPLE = (
-    "person people someone player players rider riders biker bikers cyclist skateboarder "
-    "snowboarder skier surfer climber hiker runner swimmer team crowd group adult adults "
-    "couple friends teenager teenagers teen youth youths performer worker dancer they kayaker "
-    "spectators bicyclist motorcyclist racer athlete musician tourist tourists soldier officer"
-)
-_CHILDREN = "child children kid kids toddler toddlers baby infant"
-_WATERS = "water ocean sea lake river pool wave waves pond stream creek surf waterfall puddle"
-
-
-@dataclass(frozen=True)
-class Concept:
-    """Something that a photograph may show.
-
-    said: how it is spoken of. words: those in a caption that name it. near: those that leave it
-    open whether it is there.
-    """
-
-    said: str
-    words: frozenset[str]
-    near: frozenset[str]
-
-    @property
-    def name(self) -> str:
-        """Without its article."""
-        return re.sub(r"^(a|an|some) ", "", self.said)
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-def _concept(said: str, words: str, near: str = "") -> Concept:
-    return Concept(said, _words(words), _words(near))
-
-
-CONCEPTS = (
-    _concept("a man", "man men guy guys gentleman", f"{_PEOPLE} male males"),
-    _concept("a woman", "woman women lady ladies", f"{_PEOPLE} female females girl girls"),
-    _concept("a boy", "boy boys", f"{_CHILDREN} {_PEOPLE} man men guy guys"),
-    _concept("a girl", "girl girls", f"{_CHILDREN} {_PEOPLE} woman women lady"),
-    _concept("a child", f"boy boys girl girls {_CHILDREN}", f"{_PEOPLE} man woman men women"),
-    _concept("a baby", "baby infant toddler toddlers", _CHILDREN),
-    _concept(
-        "a person",
-        f"man men guy woman women lady boy boys girl girls {_CHILDREN} {_PEOPLE}",
-        "he she his her him their hand hands face",
-    ),
-    _concept("a crowd", "crowd crowded crowds spectators audience", "people group many"),
-    _concept("a dog", "dog dogs puppy puppies poodle greyhound greyhounds retriever", "animal"),
-    _concept("a horse", "horse horses pony rodeo bronco", "animal animals"),
-    _concept("a cat", "cat cats kitten", "animal animals"),
-    _concept("a bird", "bird birds seagull seagulls pigeon pigeons duck ducks swan", "animal"),
-    _concept("a ball", "ball balls football basketball volleyball baseball soccer", "game player"),
-    _concept("a bike", "bike bikes bicycle bicycles bicyclist cyclist bicycling", "biker rider"),
-    _concept("a motorcycle", "motorcycle motorcycles motorbike motorcyclist", "biker bike rider"),
-    _concept("a car", "car cars taxi vehicle vehicles", "street road traffic truck van race"),
-    _concept("a boat", "boat boats kayak canoe raft ship kayaker sailboat", "water lake river"),
-    _concept("a skateboard", "skateboard skateboarder skateboarding skateboarders", "skate board"),
-    _concept("a surfboard", "surfboard surfer surfing surfers surf surfs", "board wave waves"),
-    _concept("a snowboard", "snowboard snowboarder snowboarding snowboarders", "board snow snowy"),
-    _concept("a swing", "swing swings swinging", "playground"),
-    _concept("a slide", "slide slides sliding", "playground"),
-    _concept("water", f"{_WATERS} swimming splashing wading surfing", "beach shore boat dock"),
-    _concept("a swimming pool", "pool pools", "swimming water swim"),
-    _concept("the sea", "ocean sea surf surfer surfing", "beach water wave waves shore boat"),
-    _concept("a beach", "beach beaches shore seashore", "sand ocean sea sandy water"),
-    _concept("sand", "sand sandy beach dune dunes", "desert shore ocean dirt"),
-    _concept("snow", "snow snowy snowboarder skier skiing ski sled snowboard", "winter ice icy"),
-    _concept("grass", "grass grassy lawn", "field yard park hill meadow soccer garden golf"),
-    _concept("a field", "field fields meadow", "grass grassy lawn park yard"),
-    _concept("a street", "street streets road roads sidewalk", "city path car cars bus curb"),
-    _concept("a mountain", "mountain mountains mountainside cliff peak", "hill rock rocky hills"),
-    _concept("a rock", "rock rocks rocky boulder boulders cliff", "mountain stone stones climbing"),
-    _concept("a tree", "tree trees forest woods wooded", "park branch branches leaves path"),
-    _concept("a building", "building buildings house skyscraper", "city street store wall brick"),
-    _concept("a wall", "wall walls", "building brick"),
-    _concept("a fence", "fence fences", "yard railing"),
-    _concept("a bench", "bench benches", "seat sitting sits"),
-    _concept("a table", "table tables", "restaurant desk eating dinner"),
-    _concept("a hat", "hat hats cap caps", "helmet hood headgear"),
-    _concept("a helmet", "helmet helmets", "bike motorcycle biker rider cap hat gear football"),
-    _concept("someone with glasses", "glasses sunglasses goggles", "mask shades"),
-    _concept("a guitar", "guitar guitars guitarist", "instrument instruments band music"),
-    _concept("a toy", "toy toys", "ball frisbee doll"),
-    _concept("a stick", "stick sticks branch", "bat pole"),
-    _concept("a frisbee", "frisbee frisbees disc", "toy"),
-    _concept("a camera", "photographer cameras", "camera picture photo photograph"),
-    _concept("a flower", "flower flowers", "garden"),
-)
-# Asked as "Is someone ...?".
-ACTIONS = (
-    _concept("running", "running runs run runner runners", "race racing chasing chases chase"),
-    _concept("jumping", "jumping jumps jump leaps leaping leap midair airborne", "air trick"),
-    _concept("swimming", "swimming swims swim swimmer swimmers", "water pool"),
-    _concept("climbing", "climbing climbs climb climber climbers", "rock cliff mountain"),
-    _concept("riding", "riding rides ride rider riders biker cyclist", "bike horse race bicycle"),
-    _concept("sitting", "sitting sits sit seated", "bench chair table couch riding"),
-    _concept("dancing", "dancing dances dance dancer dancers", "performing performs stage"),
-    _concept("surfing", "surfing surfs surfer surfers surf", "wave surfboard"),
-    _concept("playing football", "football", "player players game team ball"),
-    _concept("playing a game with a ball", "soccer football basketball baseball tennis volleyball",
-             "ball player players game team sport"),
-)  # fmt: skip
+from pipelines.concepts import ACTIONS, CONCEPTS, Concept, word_set
 
 _NUMBERS = {"one": "One.", "two": "Two.", "three": "Three.", "four": "Four."}
-_COLOURS = _words("black white red blue brown green yellow orange pink purple grey gray tan")
-_COLOURED = _words(
+_COLOURS = word_set("black white red blue brown green yellow orange pink purple grey gray tan")
+_COLOURED = word_set(
     "shirt dog dogs jacket dress hat shorts pants coat hair bike car ball cap uniform helmet horse "
     "shirts jersey sweater toy bird boat outfit"
 )
@@ -143,7 +40,7 @@ _SUBJECTS = {
     "people": "people",
 }
 _SUBJECT_OF = {word: subject for subject, names in _SUBJECTS.items() for word in names.split()}
-_NO_DEED = _words(
+_NO_DEED = word_set(
     "wearing during building clothing railing ceiling string ring swing spring king thing morning "
     "evening sling wing bling something nothing anything being bathing setting painting crossing "
     "looking facing parking opening clearing wedding shopping landing sibling"

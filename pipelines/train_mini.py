@@ -36,7 +36,8 @@ from torch import Tensor
 
 from pipelines import questions
 from pipelines.clips import Move, View, draw_move, picture, still
-from pipelines.questions import ACTIONS, CONCEPTS, Captioned, Presence
+from pipelines.concepts import ACTIONS, CONCEPTS
+from pipelines.questions import Captioned, Presence
 from pipelines.training import (
     DECISIVE,
     Connector,

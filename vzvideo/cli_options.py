@@ -83,11 +83,8 @@ ANSWERING: dict[str, tuple[Any, Any]] = {
     ),
     "temperature": (Annotated[float | None, typer.Option(help="0 is repeatable.")], None),
 }
-# Those that say how a video becomes tokens.
-_ENCODING = (
-    *("frames", "tokens_per_frame", "dominant", "contextual", "no_compress", "sampling", "fps"),
-    *("start", "end", "decoder", "hwaccel"),
-)
+# Settings that are called otherwise on the command line.
+_CALLED = {"compress": "no_compress", "start_s": "start", "end_s": "end"}
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 
 
@@ -150,7 +147,11 @@ def _check_consistent(said: dict[str, Any]) -> None:
 
 def _check_encoded(video: Any, said: dict[str, Any]) -> None:
     """Settings that come too late are told, not left out."""
-    given = [name for name in _ENCODING if said[name] is not None and said[name] is not False]
+    from vzvideo.config import ENCODING
+
+    options = {_CALLED.get(name, name) for name in ENCODING}
+    given = [name for name in said if name in options and said[name] is not None]
+    given = [name for name in given if said[name] is not False]
     if not given or not isinstance(video, str) or "://" in video:
         return
     from vzvideo.store import is_token_file

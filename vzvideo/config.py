@@ -15,6 +15,12 @@ import yaml
 
 from vzvideo.errors import SettingsError
 
+# Settings that say how a video becomes tokens: too late where it has become tokens already.
+ENCODING = {
+    *("frames", "tokens_per_frame", "dominant", "contextual", "compress", "merge", "sampling"),
+    *("fps", "start_s", "end_s", "decoder", "hwaccel"),
+}
+
 
 @dataclass(frozen=True)
 class Settings:

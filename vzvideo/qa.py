@@ -36,11 +36,6 @@ if TYPE_CHECKING:
     from vzvideo.stream import Stream
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
-# Settings that say how a video becomes tokens: too late where it has become tokens already.
-_ENCODING = {
-    *("frames", "tokens_per_frame", "dominant", "contextual", "compress", "merge", "sampling"),
-    *("fps", "start_s", "end_s", "decoder", "hwaccel"),
-}
 
 
 def load(
@@ -180,7 +175,7 @@ class VideoQA:
         encoded = self._encoded(source)
         if encoded is not None:
             self._check_tower(encoded.tokens)
-            if late := _ENCODING & changes.keys():
+            if late := config.ENCODING & changes.keys():
                 raise SettingsError(
                     f"{', '.join(sorted(late))}: these tokens are encoded already; give the video "
                     "itself to encode it otherwise"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pipelines import make_clips, questions
-from pipelines.questions import CONCEPTS, Captioned
+from pipelines.concepts import CONCEPTS
+from pipelines.questions import Captioned
 from tests.pipelines.made import CAPTIONS, all_frames, nearest, pattern, write_parquet
 from vzvideo.evaluation.questions import Question, read
 

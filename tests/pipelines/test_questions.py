@@ -9,7 +9,8 @@ from collections import Counter
 import pytest
 
 from pipelines import questions
-from pipelines.questions import ACTIONS, CONCEPTS, Asked, Captioned, Concept, Presence
+from pipelines.concepts import ACTIONS, CONCEPTS, Concept
+from pipelines.questions import Asked, Captioned, Presence
 
 BY_NAME = {concept.said: concept for concept in (*CONCEPTS, *ACTIONS)}
 NOUNS = {

@@ -12,7 +12,7 @@ import torch
 
 from pipelines import questions, train_mini
 from pipelines.clips import View, picture, still
-from pipelines.questions import ACTIONS, CONCEPTS
+from pipelines.concepts import ACTIONS, CONCEPTS
 from pipelines.train_mini import BUDGETS, Features, Photographs, draw_clip, read_photographs
 from pipelines.training import Trainee, packer_for
 from tests.conftest import small_model, small_tokenizer
