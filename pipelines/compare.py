@@ -6,7 +6,8 @@
 Two tables. At equal frames: accuracy and caption quality at 257, 65, 33, 17 and 9 tokens a frame,
 for VisionZip and for patches taken evenly, pooled, drawn at random, and by attention alone. At
 equal tokens: as many as two frames have uncompressed, spent on 2, 8, 16 or 32 frames of long clips.
-Options are chosen by what the video adds to their likelihood; yes or no by likelihood alone.
+Options are chosen by what the video adds to their likelihood; yes or no by likelihood alone. Lines
+that stand in `--out` already are not made again.
 
 Both begin with what the model scores without any video. A model that was trained with VisionZip, as
 `mini` was, has never met the other reductions, and seldom a whole frame: what those lose here is
@@ -16,10 +17,11 @@ more than what they leave out.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +34,19 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 import vzvideo
 from pipelines.training import Trainee, answer_losses, packer_for
 from vzvideo import visionzip
+from vzvideo.errors import SettingsError
 from vzvideo.evaluation import questions as files
 from vzvideo.evaluation import scoring
 from vzvideo.evaluation.questions import Question
+from vzvideo.models import weights
 from vzvideo.models.encoder import Encoder, Scored
 from vzvideo.models.video_llava import VideoLlava
 from vzvideo.video import open_video, sampling
 
 BUDGETS = (65, 33, 17, 9)
 FRAMES = {"still": 1, "pan": 4, "cut": 4, "long": 32}  # by the beginning of a clip's name
-TRADES = (
-    (1, 0),
-    (2, None),
-    (8, 65),
-    (16, 33),
-    (32, 17),
-)  # frames and tokens a frame, all near 520 tokens
+TRADES = ((8, 65), (16, 33), (32, 17))  # frames and tokens of each, as many as of two whole ones
+NOTHING, WHOLE = "no video", "full"  # the lines that are no way to fewer tokens
 YES_NO = ("Yes.", "No.")
 CAPTION_TOKENS = 40
 Reduce = Callable[[Scored, int], Tensor]
@@ -259,42 +258,70 @@ def _closed(question: Question) -> bool:
     return question.metric == "choice" or set(question.answers) <= set(YES_NO)
 
 
-def _line(method: str, frames: int, tokens: int, scores: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Plan:
+    """A line to be made. frames: 0 in the first table, where each sort of clip has its own."""
+
+    table: str
+    method: str
+    frames: int
+    tokens_per_frame: int
+
+
+def plans(whole: int, budgets: Sequence[int] = BUDGETS) -> list[Plan]:
+    """The lines of both tables; whole: tokens of a frame that keeps them all."""
+    return [
+        Plan("tokens", NOTHING, 1, 0),
+        Plan("tokens", WHOLE, 2, whole),
+        *(Plan("tokens", "VisionZip", frames, tokens) for frames, tokens in TRADES),
+        Plan("frames", NOTHING, 0, 0),
+        *(Plan("frames", method, 0, tokens) for method in METHODS for tokens in budgets),
+        Plan("frames", WHOLE, 0, whole),  # last, for it takes longest
+    ]
+
+
+def line(judge: Judge, groups: dict[str, list[Clip]], plan: Plan) -> dict[str, Any]:
+    """What became of a plan: its fields, and score, interval and number by kind of question."""
+    scores: dict[str, Any] = {}
+    tokens = None if plan.method == WHOLE else plan.tokens_per_frame
+    for name, clips in groups.items():
+        if clips and _table(name) == plan.table:
+            reduce = METHODS.get(plan.method, by_visionzip)
+            scores |= score(judge, clips, plan.frames or FRAMES[name], tokens, reduce)
     kinds = {}
     for kind, (values, videos) in sorted(scores.items()):
         low, high = scoring.interval(np.array(values), videos)
         kinds[kind] = {
             "score": float(np.mean(values)), "low": low, "high": high, "questions": len(values),
         }  # fmt: skip
-    return {"method": method, "frames": frames, "tokens_per_frame": tokens, "kinds": kinds}
+    return asdict(plan) | {"kinds": kinds}
 
 
-def compare(
-    judge: Judge,
-    groups: dict[str, list[Clip]],
-    whole: int,
-    say: Callable[[dict[str, Any]], None],
-    budgets: Sequence[int] = BUDGETS,
-) -> None:
-    """Both tables, line by line; whole: tokens of a frame that keeps them all."""
-    plans: list[tuple[str, int | None]] = [("no video", 0)]
-    plans += [(method, tokens) for method in METHODS for tokens in budgets]
-    plans.append(("full", None))  # last, for it takes longer than all before it
-    if not any(groups[name] for name in groups if name != "long"):
-        plans = []
-    for method, tokens in plans:
-        scores: dict[str, Any] = {}
-        for name, clips in groups.items():
-            if name != "long":
-                reduce = METHODS.get(method, by_visionzip)
-                scores |= score(judge, clips, FRAMES[name], tokens, reduce)
-        each = whole if tokens is None else tokens
-        say({"table": "frames"} | _line(method, 0, each, scores))
-    for frames, tokens in TRADES if groups["long"] else ():
-        scores = score(judge, groups["long"], frames, tokens, by_visionzip)
-        method = {None: "full", 0: "no video"}.get(tokens, "VisionZip")
-        each = whole if tokens is None else tokens
-        say({"table": "tokens"} | _line(method, frames, each, scores))
+def _table(name: str) -> str:
+    """Which table a sort of clip is for."""
+    return "tokens" if name == "long" else "frames"
+
+
+def standing(out: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines that `out` holds already. Raises SettingsError where they are of something else."""
+    if not out.exists():
+        return []
+    before: dict[str, Any] = json.loads(out.read_text())
+    about = json.loads(json.dumps(about))
+    changed = [name for name, value in about.items() if before.get(name) != value]
+    if changed:
+        raise SettingsError(
+            f"{out} holds another comparison ({', '.join(changed)} differ): give another --out, or "
+            "delete it"
+        )
+    lines: list[dict[str, Any]] = before["lines"]
+    return lines
+
+
+def _place(line: dict[str, Any]) -> tuple[Any, ...]:
+    """Where a line stands: no video and whole frames first, then one way after the other."""
+    method = (NOTHING, WHOLE, *METHODS).index(line["method"])
+    return line["table"], line["frames"], method, -line["tokens_per_frame"]
 
 
 def markdown(lines: Sequence[dict[str, Any]], table: str) -> str:
@@ -335,32 +362,43 @@ def main() -> None:
     for question in files.read(args.clips / "questions.jsonl"):
         if _closed(question) or question.metric == "caption":
             asked.setdefault(question.video, []).append(question)
-    groups: dict[str, list[Clip]] = {name: [] for name in FRAMES}
-    for video, some in asked.items():
-        name = Path(video).name.split("-")[0]
-        if args.table and (name == "long") != (args.table == "tokens"):
-            continue
-        if args.limit is None or len(groups[name]) < args.limit:
-            groups[name].append(Clip(look(qa.encoder, Path(video), FRAMES[name]), some))
-    print(f"{sum(map(len, groups.values()))} clips encoded", file=sys.stderr, flush=True)
+    texts = [(Path(q.video).name, q.question, q.answers) for some in asked.values() for q in some]
+    folder = weights.locate(qa.card)
     about = {
         "model": args.model,
+        "weights": weights.fingerprint(folder, "") if folder else None,
         "dtype": args.dtype,
         "device": str(qa.encoder.device),
         "vzvideo": vzvideo.__version__,
         "torch": torch.__version__,
         "frames": FRAMES,
-        "clips": {name: len(clips) for name, clips in groups.items()},
+        "questions": hashlib.sha256(repr(texts).encode()).hexdigest()[:16],
+        "limit": args.limit,
     }
-    lines: list[dict[str, Any]] = []
-
-    def say(line: dict[str, Any]) -> None:
-        lines.append(line)
+    try:
+        lines = standing(args.out, about)
+    except SettingsError as error:
+        sys.exit(f"compare: {error}")
+    made = [Plan(**{name: each[name] for name in Plan.__annotations__}) for each in lines]
+    todo = [
+        plan
+        for plan in plans(qa.encoder.tokens, args.budgets)
+        if args.table in (None, plan.table) and plan not in made
+    ]
+    groups: dict[str, list[Clip]] = {name: [] for name in FRAMES}
+    for video, some in asked.items():
+        name = Path(video).name.split("-")[0]
+        wanted = any(plan.table == _table(name) for plan in todo)
+        if wanted and (args.limit is None or len(groups[name]) < args.limit):
+            groups[name].append(Clip(look(qa.encoder, Path(video), FRAMES[name]), some))
+    print(f"{sum(map(len, groups.values()))} clips encoded", file=sys.stderr, flush=True)
+    judge = Judge(qa.language)
+    for plan in todo:
+        found = line(judge, groups, plan)
+        lines = sorted([*lines, found], key=_place)
         args.out.write_text(json.dumps(about | {"lines": lines}, indent=1) + "\n")
-        brief = {kind: round(part["score"], 3) for kind, part in line["kinds"].items()}
-        print(line["method"], line["frames"], line["tokens_per_frame"], brief, flush=True)
-
-    compare(Judge(qa.language), groups, qa.encoder.tokens, say, args.budgets)
+        brief = {kind: round(part["score"], 3) for kind, part in found["kinds"].items()}
+        print(plan.method, plan.frames, plan.tokens_per_frame, brief, flush=True)
     for table in ("frames", "tokens"):
         if any(line["table"] == table for line in lines):
             print(markdown(lines, table))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipelines import compare
-from pipelines.compare import BUDGETS, METHODS, YES_NO, Clip, Judge, markdown
+from pipelines.compare import BUDGETS, METHODS, YES_NO, Clip, Judge, Plan, markdown
 from pipelines.training import Trainee, answer_losses, packer_for
 from tests.conftest import small_model, small_tokenizer
 from tests.models.test_encoder import encoder_of
@@ -219,34 +223,75 @@ def clips_of(name: str, frames: int) -> list[Clip]:
 
 
 def test_the_tables_hold_every_method_and_budget() -> None:
-    groups = {name: clips_of(name, frames) for name, frames in compare.FRAMES.items()}
-    judge: Any = Counter()
-    lines: list[dict[str, Any]] = []
-    compare.compare(judge, groups, 257, lines.append)
-    frames = [line for line in lines if line["table"] == "frames"]
-    assert [(line["method"], line["tokens_per_frame"]) for line in frames] == [
-        ("no video", 0),
-        *((method, tokens) for method in METHODS for tokens in BUDGETS),
-        ("full", 257),
-    ]  # fmt: skip
-    sizes = [line["tokens_per_frame"] for line in frames]
-    tokens = [size * compare.FRAMES[name] for size in sizes for name in ("still", "pan", "cut")]
-    assert judge.tokens == [*tokens, 0, 2 * 257, 8 * 65, 16 * 33, 32 * 17]
-    kinds = {"still", "pan", "cut"}
-    assert all(line["kinds"].keys() == kinds | {f"caption, {k}" for k in kinds} for line in frames)
-    assert frames[-1]["kinds"]["still"] == {"score": 1.0, "low": 1.0, "high": 1.0, "questions": 2}
-    trades = [line for line in lines if line["table"] == "tokens"]
-    assert [(line["frames"], line["method"]) for line in trades] == [
-        (1, "no video"), (2, "full"), (8, "VisionZip"), (16, "VisionZip"), (32, "VisionZip")
-    ]  # fmt: skip
+    found = [(p.table, p.method, p.frames, p.tokens_per_frame) for p in compare.plans(257)]
+    assert sorted(found) == sorted([
+        ("frames", "no video", 0, 0),
+        ("frames", "full", 0, 257),
+        *(("frames", method, 0, tokens) for method in METHODS for tokens in BUDGETS),
+        ("tokens", "no video", 1, 0),
+        ("tokens", "full", 2, 257),
+        ("tokens", "VisionZip", 8, 65),
+        ("tokens", "VisionZip", 16, 33),
+        ("tokens", "VisionZip", 32, 17),
+    ])  # fmt: skip
+    assert {p.tokens_per_frame for p in compare.plans(257, [12])} == {0, 12, 257, 65, 33, 17}
 
 
-def test_budgets_of_ones_own() -> None:
+@pytest.mark.parametrize("plan", compare.plans(257, [12]), ids=str)
+def test_a_line_scores_the_clips_of_its_table(plan: Plan) -> None:
     groups = {name: clips_of(name, frames) for name, frames in compare.FRAMES.items()}
     judge: Any = Counter()
-    lines: list[dict[str, Any]] = []
-    compare.compare(judge, groups | {"long": []}, 257, lines.append, budgets=[12])
-    assert [line["tokens_per_frame"] for line in lines] == [0, *[12] * len(METHODS), 257]
+    line = compare.line(judge, groups, plan)
+    assert {name: line[name] for name in Plan.__annotations__} == asdict(plan)
+    frames, kinds = [plan.frames], {"ever"}
+    captions = {"caption, long"}
+    if plan.table == "frames":
+        frames, kinds = [1, 4, 4], {"still", "pan", "cut"}
+        captions = {f"caption, {kind}" for kind in kinds}
+    assert judge.tokens == [plan.tokens_per_frame * count for count in frames]
+    assert line["kinds"].keys() == kinds | captions
+    for kind in kinds:
+        assert line["kinds"][kind] == {"score": 1.0, "low": 1.0, "high": 1.0, "questions": 2}
+
+
+@pytest.fixture
+def still(clip: Path, tmp_path: Path) -> Path:
+    """What make_clips would have written, of one clip."""
+    shutil.copy(clip, tmp_path / "still-0.mp4")
+    row = {"video": "still-0.mp4", "question": "Is it?", "answers": ["Yes."], "kind": "presence"}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(row) + "\n")
+    return tmp_path
+
+
+def test_lines_that_stand_are_not_made_again(
+    still: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = still / "table.json"
+
+    def run(*more: str) -> list[dict[str, Any]]:
+        argv = ["compare", str(still), "--model", str(checkpoint), "--table", "frames"]
+        monkeypatch.setattr(sys, "argv", [*argv, "--out", str(out), *more])
+        compare.main()
+        lines: list[dict[str, Any]] = json.loads(out.read_text())["lines"]
+        return lines
+
+    first = run("--budgets", "5")
+    assert [line["method"] for line in first] == ["no video", "full", *METHODS]
+    about = json.loads(out.read_text())
+    about["lines"][0]["kinds"]["presence"]["score"] = 0.123
+    del about["lines"][1]
+    out.write_text(json.dumps(about))
+    both = run("--budgets", "5", "9")
+    assert both[0]["kinds"]["presence"]["score"] == 0.123
+    assert both[1] == first[1]
+    assert [line["tokens_per_frame"] for line in both] == [0, 17, *[9, 5] * len(METHODS)]
+    with pytest.raises(SystemExit, match=r"another comparison \(dtype differ\)"):
+        run("--dtype", "float32")
+    (still / "questions.jsonl").write_text(
+        (still / "questions.jsonl").read_text().replace("Y", "y")
+    )
+    with pytest.raises(SystemExit, match="questions differ"):
+        run()
 
 
 def test_tables_in_markdown() -> None:
