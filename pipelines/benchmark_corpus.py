@@ -32,9 +32,11 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 
-from vzvideo import corpus, manifest, qa, stages
+from vzvideo import corpus, flow, manifest, qa
 from vzvideo.config import Settings
 from vzvideo.manifest import Task
+from vzvideo.qa import VideoQA
+from vzvideo.stages import Answer, Decode, Encode, Stage, Work
 from vzvideo.video.guarded import Guard
 
 PARTS = ("flow", "nodes", "many", "bound", "chaos")
@@ -56,12 +58,24 @@ def tasks_of(videos: Sequence[Path], count: int, questions: Sequence[str]) -> li
     return made
 
 
+def steady_rate(done_s: Sequence[float]) -> float:
+    """Videos a second in the middle half of those that were done.
+
+    Before that models are loaded, and what was done meanwhile comes out all at once; afterwards
+    stages run dry.
+    """
+    begin, end = len(done_s) // 4, 3 * len(done_s) // 4
+    return (end - begin) / (done_s[end] - done_s[begin])
+
+
 def timed_job(tasks: list[Task], settings: Settings, **more: Any) -> dict[str, float]:
-    """A job's seconds, and its videos a second once the first was done."""
-    rates: list[float] = []
+    """A job's seconds, its videos a second, and what they spent in each stage."""
+    done: list[float] = []
     with tempfile.TemporaryDirectory() as out:
         begun = time.perf_counter()
-        summary = corpus.ask(tasks, out, settings, progress=lambda p: rates.append(p.rate), **more)
+        summary = corpus.ask(
+            tasks, out, settings, progress=lambda _: done.append(time.perf_counter()), **more
+        )
         seconds = time.perf_counter() - begun
         rows = pq.read_table(out).to_pylist()
     by_video = {(row["video"], row["start_s"]): row for row in rows if not row["error"]}
@@ -69,7 +83,7 @@ def timed_job(tasks: list[Task], settings: Settings, **more: Any) -> dict[str, f
         name: sum(row[f"{name}_s"] for row in by_video.values())
         for name in ("decode", "encode", "prefill", "generate")
     }
-    return {"seconds": seconds, "videos_per_s": rates[-1], "rows": summary.rows,
+    return {"seconds": seconds, "videos_per_s": steady_rate(done), "rows": summary.rows,
             "failed": summary.failed.total(), **stage_s}  # fmt: skip
 
 
@@ -100,23 +114,29 @@ def cluster(nodes: Sequence[float], *, pinned: bool = False) -> Iterator[Any]:
         made.shutdown()
 
 
-def flow(videos: list[Path], settings: Settings) -> dict[str, Any]:
+def works_of(tasks: Sequence[Task], planner: VideoQA) -> list[Work]:
+    """What a job hands to its first stage."""
+    made = []
+    for task in tasks:
+        recipe = planner.recipe(start_s=task.start_s)
+        made.append(
+            Work(task, task.video, "", recipe.settings, recipe.frames, recipe.size, recipe.about)
+        )
+    return made
+
+
+def stages_and_job(videos: list[Path], settings: Settings) -> dict[str, Any]:
     """The job's rate against that of each stage in a bare loop of one worker."""
     tasks = tasks_of(videos, 4 * len(videos), QUESTIONS[:1])
     planner = qa.load(settings=settings.replace(cache=False), part="outline")
-    works = []
-    for task in tasks:
-        recipe = planner.recipe(start_s=task.start_s)
-        works.append(stages.Work(task, task.video, "", recipe.settings, recipe.frames, recipe.size,
-                                 recipe.about))  # fmt: skip
+    works = works_of(tasks, planner)
     compression = planner.recipe().compression
     rates: dict[str, float] = {}
     items: list[Any] = works
-    for stage in (
-        stages.Decode(Guard()),
-        stages.Encode(settings, compression),
-        stages.Answer(settings),
-    ):
+    alone: tuple[Stage, ...] = (
+        Decode(Guard()), Encode(settings, compression), Answer(settings)
+    )  # fmt: skip
+    for stage in alone:
         items[:1] = [stage.work(items[0])]  # what is done the first time is not counted
         begun = time.perf_counter()
         items[1:] = [stage.work(item) for item in items[1:]]
@@ -127,13 +147,18 @@ def flow(videos: list[Path], settings: Settings) -> dict[str, Any]:
 
 
 def nodes(videos: list[Path], settings: Settings) -> dict[str, Any]:
-    """Decoding that outweighs the rest: many frames of every video, with little asked."""
-    settings = settings.replace(frames=1, sampling="scenes", max_new_tokens=1)
-    tasks = tasks_of(videos, 6 * len(videos), QUESTIONS[:1])
+    """Decoding, and nothing else, on two nodes of one core against one."""
+    settings = settings.replace(
+        frames=1, sampling="scenes", cache=False
+    )  # every frame is looked at
+    planner = qa.load(settings=settings, part="outline")
+    works = works_of(tasks_of(videos, 12 * len(videos), QUESTIONS[:1]), planner)
     found: dict[str, Any] = {}
     for cores in ((1.0,), (1.0, 1.0)):
         with cluster(cores, pinned=True):
-            found[f"{len(cores)} nodes"] = timed_job(tasks, settings)
+            pool = flow.Pool(Decode, (Guard(),), cpus=1.0)
+            done_s = [time.perf_counter() for _ in flow.moved(works, [pool], None)]
+        found[f"{len(cores)} nodes"] = {"videos": len(done_s), "videos_per_s": steady_rate(done_s)}
     found["gain"] = found["2 nodes"]["videos_per_s"] / found["1 nodes"]["videos_per_s"]
     return found
 
@@ -302,6 +327,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     found = manifest.find([str(args.clips)], [])
     videos = [Path(task.video) for task in found]
+    if len(videos) < 4:
+        parser.error(f"{args.clips}: {len(videos)} videos, four at least give a rate")
     settings = Settings(model=args.model, max_new_tokens=24)
     measured: dict[str, Any] = {
         "cpus": os.cpu_count(),
@@ -309,7 +336,7 @@ def main() -> None:
         "settings": dataclasses.asdict(settings),
     }
     parts: dict[str, Callable[[list[Path], Settings], dict[str, Any]]] = {
-        "flow": flow, "nodes": nodes, "many": many, "bound": bound, "chaos": chaos,
+        "flow": stages_and_job, "nodes": nodes, "many": many, "bound": bound, "chaos": chaos,
     }  # fmt: skip
     for name in args.parts:
         measured[name] = [parts[name](videos, settings) for _ in range(args.repetitions)]

@@ -19,6 +19,7 @@ from vzvideo.stages import Stage, Work
 
 OBJECT_STORE_GIB = 2.0  # of a Ray that is started here; frames on their way lie there
 _MOST_ACTORS = 1000  # of a pool
+_CPUS_BESIDE_GPU = 0.1  # of an actor that works on a GPU
 _RETRIES = 5  # of a task whose actor died, within one pass
 
 
@@ -89,6 +90,24 @@ def _silenced(descriptor: int) -> Iterator[None]:
         os.close(kept)
 
 
+def shares(stages: Sequence[Pool], cores: float, gpus: float) -> list[tuple[float, float, int]]:
+    """CPUs and GPUs that an actor of each pool takes, and how many actors it may have at most."""
+    on_gpu = [pool for pool in stages if gpus and pool.gpus]
+    on_cpu = [pool for pool in stages if pool not in on_gpu]
+    # Every pool gets its first actor even where one core is all there is, and may get one a core:
+    # whoever has work takes the time of those that wait, which is for the system to share out.
+    share = (1 - _CPUS_BESIDE_GPU * len(on_gpu)) / max(1, len(on_cpu))
+    # A pool that has the cores to itself may grow with its cluster. Pools that share them may not:
+    # the first to have work would take every core that comes.
+    most = _MOST_ACTORS if len(on_cpu) == 1 else max(1, int(cores))
+    return [
+        (_CPUS_BESIDE_GPU, pool.gpus, max(1, int(gpus)))
+        if pool in on_gpu
+        else (min(pool.cpus, share), 0.0, most)
+        for pool in stages
+    ]
+
+
 def moved(works: Sequence[Work], stages: Sequence[Pool], in_flight: int | None) -> Iterator[Any]:
     """Moves works through the pools and gives what comes out, in any order.
 
@@ -104,23 +123,15 @@ def moved(works: Sequence[Work], stages: Sequence[Pool], in_flight: int | None) 
     context.max_errored_blocks = -1  # a lost block is a few rows to do again, no end of the job
     if not os.environ.get("VZVIDEO_DEBUG"):
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # Ray would stop an actor that waits and start another that others wait for, over and over, and
+    # starting one costs as much as several videos. A waiting actor costs its memory.
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0
     resources = ray.cluster_resources()
-    gpus = resources.get("GPU", 0.0)
+    gpus, cores = resources.get("GPU", 0.0), resources.get("CPU", 0.0)
     items = [{"item": pickle.dumps(work, protocol=5)} for work in works]
     # A block a video: what is done is out of the pipeline at once.
     data: Any = ray.data.from_items(items, override_num_blocks=len(items))
-    # Every pool must get its first actor, also where a node has one core for all of them.
-    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    shares = [1 / n for n in range(1, len(stages) + 1)]
-    share = next(
-        (s for s in shares if sum(int(cores / s + 1e-9) for cores in nodes) >= len(stages)),
-        shares[-1],
-    )
-    for pool in stages:
-        on_gpu = gpus > 0 and pool.gpus > 0
-        each = 0.1 if on_gpu else min(pool.cpus, share)
-        # A cluster may grow: what there is of it now is no limit, except for what shares GPUs.
-        most = max(1, int(gpus)) if on_gpu else _MOST_ACTORS
+    for pool, (cpus, gpu, most) in zip(stages, shares(stages, cores, gpus), strict=True):
         # Ray would for ever try again what kills its actor. These two are about to get names of
         # their own (2.64), hence the warning.
         retries: Any = {"max_restarts": -1, "max_task_retries": _RETRIES}
@@ -135,9 +146,9 @@ def moved(works: Sequence[Work], stages: Sequence[Pool], in_flight: int | None) 
                     max_size=min(most, len(items)),
                     max_tasks_in_flight_per_actor=in_flight,
                 ),
-                num_cpus=each,
-                num_gpus=pool.gpus if on_gpu else None,
-                memory=None if on_gpu else pool.memory or None,
+                num_cpus=cpus,
+                num_gpus=gpu or None,
+                memory=None if gpu else pool.memory or None,
                 **retries,
             )
     try:
