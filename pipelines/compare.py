@@ -268,9 +268,11 @@ class Plan:
     tokens_per_frame: int
 
 
-def plans(whole: int, budgets: Sequence[int] = BUDGETS) -> list[Plan]:
+def plans(
+    whole: int, budgets: Sequence[int] = BUDGETS, methods: Sequence[str] = (*METHODS, WHOLE)
+) -> list[Plan]:
     """The lines of both tables; whole: tokens of a frame that keeps them all."""
-    return [
+    made = [
         Plan("tokens", NOTHING, 1, 0),
         Plan("tokens", WHOLE, 2, whole),
         *(Plan("tokens", "VisionZip", frames, tokens) for frames, tokens in TRADES),
@@ -278,6 +280,7 @@ def plans(whole: int, budgets: Sequence[int] = BUDGETS) -> list[Plan]:
         *(Plan("frames", method, 0, tokens) for method in METHODS for tokens in budgets),
         Plan("frames", WHOLE, 0, whole),  # last, for it takes longest
     ]
+    return [plan for plan in made if plan.method in (NOTHING, *methods)]
 
 
 def line(judge: Judge, groups: dict[str, list[Clip]], plan: Plan) -> dict[str, Any]:
@@ -354,6 +357,10 @@ def main() -> None:
     parser.add_argument(
         "--budgets", type=int, nargs="+", default=BUDGETS, help="tokens a frame, of the first table"
     )
+    parser.add_argument(
+        "--methods", nargs="+", choices=(*METHODS, WHOLE), default=(*METHODS, WHOLE),
+        help="beside no video, which is always there",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     scoring.check_captions()
@@ -382,7 +389,7 @@ def main() -> None:
     made = [Plan(**{name: each[name] for name in Plan.__annotations__}) for each in lines]
     todo = [
         plan
-        for plan in plans(qa.encoder.tokens, args.budgets)
+        for plan in plans(qa.encoder.tokens, args.budgets, args.methods)
         if args.table in (None, plan.table) and plan not in made
     ]
     groups: dict[str, list[Clip]] = {name: [] for name in FRAMES}

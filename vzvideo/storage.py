@@ -47,7 +47,8 @@ def filesystem(uri: str) -> tuple[Any, str]:
     if "://" not in uri:
         return fs.LocalFileSystem(), os.path.abspath(uri)
     try:
-        system, path = fs.FileSystem.from_uri(uri)
+        # As people write them: blanks, brackets, letters of any language, a # that is a name's.
+        system, path = fs.FileSystem.from_uri(quote(uri, safe="%/:@?&=+,;~$!*'()"))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{uri}: {' '.join(str(error).split())}") from None
     return system, path

@@ -1,0 +1,135 @@
+"""The paper's three modes on one small model: what each keeps of a model that sees whole frames.
+
+    python -m pipelines.modes --captions captions.parquet --wheels wheels/ --work modes/ \
+        --out modes.json
+
+Trains `mini` twice from nothing and for as many steps, once on whole frames and once with VisionZip
+throughout; tunes the connector of the first to VisionZip on clips of a tenth of the photographs;
+and scores, on clips of photographs that none of them saw, the first on whole frames, which is what
+there is to keep, and each mode at `--tokens-per-frame`. Minutes on a GPU, most of a day on two
+cores. The same command goes on after a kill. What the two files are, `train_mini` says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+WHOLE = "whole frames"
+# A mode, the checkpoint it is measured on, the method it takes tokens by.
+MODES = (
+    (WHOLE, "whole", "full"),
+    ("training-free", "whole", "VisionZip"),
+    ("efficient tuning", "light", "VisionZip"),
+    ("VisionZip throughout", "zipped", "VisionZip"),
+)
+Line = dict[str, Any]
+
+
+def steps(args: argparse.Namespace) -> list[tuple[Path | None, list[str]]]:
+    """What is to be done, in order: the last file that a command writes, and the command.
+
+    No file where a command knows by itself what is left to do.
+    """
+    work: Path = args.work
+    splits = pq.read_table(args.captions, columns=["split"])["split"].to_pylist()
+    photographs = min(splits.count("train"), args.limit or len(splits))
+    training = ["--captions", str(args.captions), "--wheels", str(args.wheels)]
+    training += ["--work", str(work / "training"), "--steps", str(args.steps)]
+    training += ["--batch", str(args.batch), "--eval-every", str(args.eval_every)]
+    if args.limit:
+        training += ["--limit", str(args.limit)]
+    tokens = ["--tokens-per-frame", str(args.tokens_per_frame)]
+    done: list[tuple[Path | None, list[str]]] = []
+    for split, count in (("train", max(1, photographs // 10)), ("dev", args.dev)):
+        clips = ["--captions", str(args.captions), "--split", split, "--limit", str(count)]
+        out = work / split
+        done.append((out / "questions.jsonl", ["make_clips", *clips, "--out", str(out)]))
+    for name, more in (("whole", ["--uncompressed"]), ("zipped", [])):
+        out = work / name
+        done.append((out / "time.json", ["train_mini", *training, *more, "--out", str(out)]))
+    light = ["--model", str(work / "whole"), "--train", "connector", *tokens]
+    questions = str(work / "train" / "questions.jsonl")
+    done.append(
+        (work / "light" / "time.json", ["tune", questions, *light, "--out", str(work / "light")])
+    )
+    budget = ["--budgets", str(args.tokens_per_frame), "--table", "frames"]
+    for name in dict.fromkeys(checkpoint for _, checkpoint, _ in MODES):
+        methods = [method for _, checkpoint, method in MODES if checkpoint == name]
+        scored = ["--model", str(work / name), *budget, "--methods", *methods]
+        out = work / f"{name}.json"
+        done.append((None, ["compare", str(work / "dev"), *scored, "--out", str(out)]))
+    return done
+
+
+def table(work: Path) -> list[Line]:
+    """Each mode's scores, what it keeps of the whole frames', and what its training took.
+
+    kept: the mean, over the kinds of question, of its score divided by that of whole frames.
+    """
+    found: list[Line] = []
+    for mode, checkpoint, method in MODES:
+        lines = json.loads((work / f"{checkpoint}.json").read_text())["lines"]
+        line = next(each for each in lines if each["method"] == method)
+        training = json.loads((work / checkpoint / "time.json").read_text())
+        found.append(
+            {
+                "mode": mode,
+                "tokens_per_frame": line["tokens_per_frame"],
+                "kinds": line["kinds"],
+                "training": training,
+            }
+        )
+    full = found[0]["kinds"]
+    for line in found:
+        parts = [line["kinds"][kind]["score"] / full[kind]["score"] for kind in full]
+        line["kept"] = sum(parts) / len(parts)
+    return found
+
+
+def markdown(lines: list[Line]) -> str:
+    """The table, for a README."""
+    kinds = list(lines[0]["kinds"])
+    rows = [["mode", "tokens a frame", *kinds, "kept"]]
+    rows.append(["---"] * len(rows[0]))
+    for line in lines:
+        scores = [
+            "{score:.3f} ({low:.2f}-{high:.2f})".format(**line["kinds"][kind]) for kind in kinds
+        ]
+        rows.append([line["mode"], str(line["tokens_per_frame"]), *scores, f"{line['kept']:.1%}"])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--captions", type=Path, required=True, help="Parquet file")
+    parser.add_argument("--wheels", type=Path, required=True, help="folder with mini's two wheels")
+    parser.add_argument("--work", type=Path, required=True, help="clips, checkpoints, models")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file")
+    parser.add_argument("--steps", type=int, default=900, help="of either training")
+    parser.add_argument("--batch", type=int, default=16, help="clips a step")
+    parser.add_argument("--eval-every", type=int, default=100, help="steps between checkpoints")
+    parser.add_argument("--tokens-per-frame", type=int, default=17)
+    parser.add_argument("--dev", type=int, default=80, help="photographs to measure on")
+    parser.add_argument("--limit", type=int, help="photographs trained on, for a trial run")
+    args = parser.parse_args()
+    for mark, (module, *more) in steps(args):
+        if not (mark and mark.is_file()):
+            print(f"-- {module} {' '.join(more)}", flush=True)
+            code = subprocess.run([sys.executable, "-m", f"pipelines.{module}", *more]).returncode
+            if code:
+                sys.exit(f"modes: pipelines.{module} ended with {code}")
+    lines = table(args.work)
+    about = {"steps": args.steps, "batch": args.batch, "dev": args.dev, "lines": lines}
+    args.out.write_text(json.dumps(about, indent=1) + "\n")
+    print(markdown(lines))
+
+
+if __name__ == "__main__":
+    main()
