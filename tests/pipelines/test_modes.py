@@ -1,0 +1,106 @@
+"""The paper's three modes: commands in an order that works, and what each mode keeps."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import modes
+from tests.pipelines.made import write_parquet
+
+SPLITS = ["dev", *["train"] * 25, "dev"]
+
+
+@pytest.fixture
+def args(tmp_path: Path) -> argparse.Namespace:
+    return argparse.Namespace(
+        captions=write_parquet(tmp_path / "captions.parquet", SPLITS),
+        wheels=tmp_path / "wheels", work=tmp_path / "work", steps=7, batch=4, eval_every=3,
+        tokens_per_frame=9, dev=2, limit=None,
+    )  # fmt: skip
+
+
+def option(command: list[str], name: str) -> str:
+    return command[command.index(name) + 1]
+
+
+def test_a_tenth_of_the_photographs_is_for_tuning(args: argparse.Namespace) -> None:
+    (_, train), (_, dev), *_ = modes.steps(args)
+    assert (option(train, "--split"), option(train, "--limit")) == ("train", "2")
+    assert (option(dev, "--split"), option(dev, "--limit")) == ("dev", "2")
+    args.limit = 10
+    (_, train), *rest = modes.steps(args)
+    assert option(train, "--limit") == "1"
+    assert [option(c, "--limit") for _, c in rest if c[0] == "train_mini"] == ["10", "10"]
+
+
+def test_what_a_command_reads_an_earlier_one_has_written(args: argparse.Namespace) -> None:
+    there = {str(args.captions), str(args.wheels), str(args.work / "training")}
+    for mark, (_, *options) in modes.steps(args):
+        out = option(options, "--out")
+        read = {each for each in options if each.startswith(str(args.work)) and each != out}
+        missing = [each for each in read if not any(Path(each).is_relative_to(t) for t in there)]
+        assert missing == []
+        assert mark is None or mark.parent == Path(out)
+        there.add(out)
+
+
+def test_every_command_takes_its_options(
+    args: argparse.Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Parsed(Exception):
+        pass
+
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self: argparse.ArgumentParser) -> None:
+        parse(self)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    seen = []
+    for _, (name, *options) in modes.steps(args):
+        monkeypatch.setattr(sys, "argv", [name, *options])
+        with pytest.raises(Parsed):
+            importlib.import_module(f"pipelines.{name}").main()
+        seen.append(name)
+    assert seen == ["make_clips"] * 2 + ["train_mini"] * 2 + ["tune"] + ["compare"] * 3
+
+
+def written(work: Path, checkpoint: str, scores: dict[str, tuple[int, float, float]]) -> None:
+    """What compare and the trainings leave: by method its tokens, presence and captions."""
+    lines: list[dict[str, Any]] = []
+    for method, (tokens, presence, caption) in scores.items():
+        kinds = {
+            kind: {"score": score, "low": score - 0.1, "high": score + 0.1, "questions": 9}
+            for kind, score in (("presence", presence), ("caption", caption))
+        }
+        lines.append({"method": method, "tokens_per_frame": tokens, "kinds": kinds})
+    (work / checkpoint).mkdir()
+    (work / checkpoint / "time.json").write_text(json.dumps({"train_s": len(checkpoint)}))
+    (work / f"{checkpoint}.json").write_text(json.dumps({"lines": lines}))
+
+
+def test_what_each_mode_keeps(tmp_path: Path) -> None:
+    none = {"no video": (0, 0.5, 0.1)}
+    whole = {"full": (257, 0.8, 0.5), "VisionZip": (17, 0.6, 0.25)}
+    written(tmp_path, "whole", none | whole)
+    written(tmp_path, "light", none | {"VisionZip": (17, 0.76, 0.4)})
+    written(tmp_path, "zipped", none | {"VisionZip": (17, 0.88, 0.5)})
+    lines = modes.table(tmp_path)
+    assert [line["mode"] for line in lines] == [
+        "whole frames", "training-free", "efficient tuning", "VisionZip throughout"
+    ]  # fmt: skip
+    assert [line["tokens_per_frame"] for line in lines] == [257, 17, 17, 17]
+    assert [line["kept"] for line in lines] == pytest.approx([1.0, 0.625, 0.875, 1.05])
+    assert [line["training"]["train_s"] for line in lines] == [5, 5, 5, 6]
+    head, _, first, *_, last = modes.markdown(lines).splitlines()
+    assert head == "| mode | tokens a frame | presence | caption | kept |"
+    assert first == "| whole frames | 257 | 0.800 (0.70-0.90) | 0.500 (0.40-0.60) | 100.0% |"
+    assert last.endswith("| 105.0% |")
