@@ -186,7 +186,7 @@ class Judge:
     def captions(self, features: list[Tensor], question: str) -> list[str]:
         """Clips (V, D) -> what the model says of each, greedily."""
         language = self._language
-        before, after = language.opening(question)
+        before, after = language.prompts.opening(question)
         row = [*before, *[language.video_token] * len(features[0]), *after]
         said: list[str] = []
         for part in self._parts(len(features), len(row) + CAPTION_TOKENS):

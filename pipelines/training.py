@@ -137,7 +137,7 @@ class Packer:
 
 def packer_for(language: VideoLlava) -> Packer:
     """Packs as `language` asks."""
-    return Packer(language.opening, language.tokenizer, language.video_token, language.end)
+    return Packer(language.prompts.opening, language.tokenizer, language.video_token, language.end)
 
 
 class Connector(nn.Module):

@@ -110,7 +110,7 @@ def train(args: argparse.Namespace, work: Path) -> None:
         try:
             encode(name)
             for question in by_video[name]:
-                qa.language.text_tokens(question.question)
+                qa.language.prompts.length(question.question)
             whole.append(name)
         except VzVideoError as error:
             print(f"left out: {error}", file=sys.stderr, flush=True)

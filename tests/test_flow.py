@@ -8,8 +8,8 @@ from vzvideo.flow import Pool, shares
 from vzvideo.stages import Answer, Decode, Encode, Keep
 
 DECODE = Pool(Decode, (), cpus=1.0)
-ENCODE = Pool(Encode, (), cpus=1.0, gpus=0.2)
-ANSWER = Pool(Answer, (), cpus=1.0, gpus=0.8)
+ENCODE = Pool(Encode, (), cpus=1.0, gpus=0.2, memory=1e9)
+ANSWER = Pool(Answer, (), cpus=1.0, gpus=0.8, memory=1e9)
 KEEP = Pool(Keep, (), cpus=0.05)
 
 
@@ -20,25 +20,31 @@ KEEP = Pool(Keep, (), cpus=0.05)
     ids=["ask", "index", "tokens"],
 )
 def test_one_core_has_room_for_the_first_actor_of_every_pool(pools: list[Pool], gpus: int) -> None:
-    found = shares(pools, 1.0, gpus)
+    found = shares(pools, 1.0, gpus, 8e9)
     assert sum(cpus for cpus, _, _ in found) <= 1.0 + 1e-9
     assert all(cpus > 0 and most >= 1 for cpus, _, most in found)
 
 
 def test_pools_that_share_the_cores_may_have_an_actor_a_core() -> None:
-    found = shares([DECODE, ENCODE, ANSWER], 16.0, 0)
+    found = shares([DECODE, ENCODE, ANSWER], 16.0, 0, 64e9)
     assert [most for _, _, most in found] == [16, 16, 16]
     assert sum(cpus * most for cpus, _, most in found) <= 16.0 + 1e-9  # all of them have room
     assert [gpu for _, gpu, _ in found] == [0, 0, 0]
 
 
+@pytest.mark.parametrize(("memory", "most"), [(7e9, 3), (1e9, 1), (100e9, 8)])
+def test_where_memory_is_short_no_pool_may_take_it_all(memory: float, most: int) -> None:
+    found = shares([DECODE, ENCODE, ANSWER], 8.0, 0, memory)
+    assert [each for _, _, each in found] == [most] * 3
+
+
 def test_beside_a_gpu_decoding_grows_with_the_cluster() -> None:
-    decode, encode, answer = shares([DECODE, ENCODE, ANSWER], 16.0, 2)
+    decode, encode, answer = shares([DECODE, ENCODE, ANSWER], 16.0, 2, 64e9)
     assert (encode[1:], answer[1:]) == ((0.2, 2), (0.8, 2))
     assert decode[1] == 0
     assert decode[2] > 16
 
 
 def test_a_small_pool_takes_no_more_than_it_wants() -> None:
-    assert shares([DECODE, ENCODE, KEEP], 4.0, 0)[2][0] == 0.05
-    assert shares([ANSWER], 4.0, 0)[0][0] == 1.0
+    assert shares([DECODE, ENCODE, KEEP], 4.0, 0, 8e9)[2][0] == 0.05
+    assert shares([ANSWER], 4.0, 0, 8e9)[0][0] == 1.0

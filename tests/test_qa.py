@@ -341,7 +341,7 @@ def test_encoded_for_another_model_is_refused(qa: VideoQA, clip: Path) -> None:
 def test_the_longest_question_is_the_one_of_most_tokens(qa: VideoQA) -> None:
     short, long = "Who is there in the meadow?", "\u4e2d\u6587\u4e2d\u6587\u4e2d\u6587\u4e2d\u6587?"
     assert len(long) < len(short)
-    assert qa.language.text_tokens(long) > qa.language.text_tokens(short)
+    assert qa.language.prompts.length(long) > qa.language.prompts.length(short)
     assert qa.longest([short, long, "Who?"]) == long
     assert qa.longest([f"  {short} "]) == short
     with pytest.raises(SettingsError, match="empty"):

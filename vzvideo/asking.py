@@ -13,7 +13,7 @@ from vzvideo.evidence import Evidence
 from vzvideo.types import Answer
 
 if TYPE_CHECKING:
-    from vzvideo.models.video_llava import Prefix
+    from vzvideo.models.prefix import Prefix
     from vzvideo.qa import Encoded, VideoQA
 
 

@@ -106,7 +106,7 @@ def _add(found: Estimate, planner: VideoQA, task: Task, duration_s: float) -> No
         frames = min(frames, len(sampling.fps(start_s, end_s, recipe.settings.fps)))
     each = recipe.compression.tokens_per_frame(planner.encoder.tokens)
     tower, language = _weights(planner.encoder.tower), _weights(_text_model(planner))
-    texts = [planner.language.text_tokens(question.strip() or "?") for _, question in task.asked]
+    texts = [planner.language.prompts.length(question.strip() or "?") for _, question in task.asked]
     answers = len(texts) * recipe.settings.max_new_tokens
     found.hours += (end_s - start_s) / 3600
     found.frames += frames

@@ -90,16 +90,24 @@ def _silenced(descriptor: int) -> Iterator[None]:
         os.close(kept)
 
 
-def shares(stages: Sequence[Pool], cores: float, gpus: float) -> list[tuple[float, float, int]]:
-    """CPUs and GPUs that an actor of each pool takes, and how many actors it may have at most."""
+def shares(
+    stages: Sequence[Pool], cores: float, gpus: float, memory: float
+) -> list[tuple[float, float, int]]:
+    """CPUs and GPUs that an actor of each pool takes, and how many actors it may have at most.
+
+    memory: of the whole cluster, bytes.
+    """
     on_gpu = [pool for pool in stages if gpus and pool.gpus]
     on_cpu = [pool for pool in stages if pool not in on_gpu]
     # Every pool gets its first actor even where one core is all there is, and may get one a core:
     # whoever has work takes the time of those that wait, which is for the system to share out.
     share = (1 - _CPUS_BESIDE_GPU * len(on_gpu)) / max(1, len(on_cpu))
-    # A pool that has the cores to itself may grow with its cluster. Pools that share them may not:
-    # the first to have work would take every core that comes.
-    most = _MOST_ACTORS if len(on_cpu) == 1 else max(1, int(cores))
+    # A pool that has the cores to itself may grow with its cluster. Pools that share them have room
+    # for equally many each: the first to have work would take it all, and it keeps what it has.
+    most = _MOST_ACTORS
+    if len(on_cpu) > 1:
+        taken = sum(pool.memory for pool in on_cpu)
+        most = max(1, int(min(cores, memory / taken if taken else cores)))
     return [
         (_CPUS_BESIDE_GPU, pool.gpus, max(1, int(gpus)))
         if pool in on_gpu
@@ -127,11 +135,11 @@ def moved(works: Sequence[Work], stages: Sequence[Pool], in_flight: int | None) 
     # starting one costs as much as several videos. A waiting actor costs its memory.
     context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0
     resources = ray.cluster_resources()
-    gpus, cores = resources.get("GPU", 0.0), resources.get("CPU", 0.0)
+    limits = [resources.get(name, 0.0) for name in ("CPU", "GPU", "memory")]
     items = [{"item": pickle.dumps(work, protocol=5)} for work in works]
     # A block a video: what is done is out of the pipeline at once.
     data: Any = ray.data.from_items(items, override_num_blocks=len(items))
-    for pool, (cpus, gpu, most) in zip(stages, shares(stages, cores, gpus), strict=True):
+    for pool, (cpus, gpu, most) in zip(stages, shares(stages, *limits), strict=True):
         # Ray would for ever try again what kills its actor. These two are about to get names of
         # their own (2.64), hence the warning.
         retries: Any = {"max_restarts": -1, "max_task_retries": _RETRIES}

@@ -89,7 +89,7 @@ def plan(
             if stored is None:
                 recipes.append(planner.recipe(asked, start_s=task.start_s, end_s=task.end_s))
             else:
-                planner.language.text_tokens(asked)  # raises where it cannot be asked
+                planner.language.prompts.length(asked)  # raises where it cannot be asked
             good.append((name, question))
         except VzVideoError as error:
             alone = replace(work, task=replace(task, asked=((name, question),)))

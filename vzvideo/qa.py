@@ -23,7 +23,8 @@ from vzvideo.errors import ModelError, SettingsError
 from vzvideo.evidence import Evidence, evidence
 from vzvideo.models import catalog, weights
 from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings, join
-from vzvideo.models.video_llava import SHORTEST_ANSWER, Prefix, VideoLlava
+from vzvideo.models.prefix import Prefix
+from vzvideo.models.video_llava import SHORTEST_ANSWER, VideoLlava
 from vzvideo.overlap import Ahead, Clock, Span
 from vzvideo.store import TokenCache, is_token_file
 from vzvideo.types import Answer, VisualTokens
@@ -290,7 +291,7 @@ class VideoQA:
         self.encoder.check(compression)
         return visionzip.plan(
             self.language.window,
-            text=self.language.text_tokens(question),
+            text=self.language.prompts.length(question),
             answer=min(settings.max_new_tokens, max(SHORTEST_ANSWER, self.language.window // 4)),
             frames=settings.frames,
             tokens_per_frame=compression.tokens_per_frame(self.encoder.tokens),
@@ -370,7 +371,7 @@ class VideoQA:
 
     def longest(self, questions: list[str]) -> str:
         """The question that takes the most room, for which a budget has to be planned."""
-        return max(map(checked, questions), key=self.language.text_tokens)
+        return max(map(checked, questions), key=self.language.prompts.length)
 
     def evidence(self, source: Source, answer: Answer) -> Evidence:
         """Which frames and tokens of a video `answer` was drawn from: where the language model

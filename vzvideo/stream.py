@@ -30,7 +30,8 @@ from vzvideo.asking import Asking, checked
 from vzvideo.config import Settings
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.ingest import Ingest, Policy, Stats
-from vzvideo.models.video_llava import SHORTEST_ANSWER, Prefix, copy_cache
+from vzvideo.models.prefix import Prefix, copy_cache
+from vzvideo.models.video_llava import SHORTEST_ANSWER
 from vzvideo.qa import Encoded
 from vzvideo.types import Answer, VisualTokens
 from vzvideo.video.live import Live
@@ -101,7 +102,7 @@ class Stream:
     def _room(self, budget: int | None) -> int:
         language = self._qa.language
         answer = max(SHORTEST_ANSWER, language.window // 4)  # and what is asked
-        room = language.window - language.text_tokens("?") - answer
+        room = language.window - language.prompts.length("?") - answer
         budget = min(BUDGET, room) if budget is None else budget
         if not self._each <= budget <= room:
             raise SettingsError(

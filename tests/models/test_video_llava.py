@@ -226,27 +226,6 @@ def test_more_questions_than_a_batch_holds(
     assert language.answer_many(prefix, questions, max_new_tokens=5) == together
 
 
-def test_templates_that_want_parts_hold_a_conversation(
-    checkpoint: Path, tokens: VisualTokens
-) -> None:
-    """The published LLaVA-style templates pick the text parts of a message, and drop strings."""
-    language = loader.load(checkpoint, device="cpu")[1]
-    language.template = (
-        "{% for message in messages %}{{ message['role'] | upper }}: "
-        "{% for part in message['content'] | selectattr('type', 'equalto', 'video') %}<video>\n"
-        "{% endfor %}"
-        "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
-        "{{ part['text'] }} {% endfor %}{% endfor %}ASSISTANT:"
-    )
-    prefix = language.read(tokens)
-    language.answer(prefix, "Who is there?", remember=True, max_new_tokens=3)
-    text = language.tokenizer.decode(language.ask_ids(prefix, QUESTION)[0])
-    assert text.endswith(f"USER: {QUESTION} ASSISTANT:")
-    language.template = "{% for m in messages if m['role'] == 'user' %}<video>{% endfor %}"
-    with pytest.raises(ModelError, match="leaves out"):
-        language.ask_ids(prefix, QUESTION)
-
-
 def test_likelihoods_equal_a_run_without_cache(
     language: VideoLlava, tokens: VisualTokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,7 +251,7 @@ def test_nothing_read_is_the_prompt_without_a_video(
     language: VideoLlava, tokens: VisualTokens
 ) -> None:
     blind = language.read_nothing()
-    before, after = language.opening(QUESTION)
+    before, after = language.prompts.opening(QUESTION)
     expected = cold(language, tokens, torch.tensor([[*before, *after]]))
     torch.testing.assert_close(
         language.logits(blind, QUESTION), expected.float(), atol=LOGITS_F32, rtol=0

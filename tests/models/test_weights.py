@@ -438,7 +438,7 @@ def test_mini_is_an_ordinary_video_llava(mini: Path) -> None:
     assert weights.checkpoint(mini)["model_type"] == "video_llava"
     _, language = loader.load(mini, device="cpu")
     assert language.window == 8192
-    before, after = language.opening("Who is there?")
+    before, after = language.prompts.opening("Who is there?")
     # SmolLM2's published chat form, the video where a user's words stand.
     assert language.tokenizer.decode(before) == "<|im_start|>user\n"
     assert language.tokenizer.decode(after) == (

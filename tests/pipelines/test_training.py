@@ -89,7 +89,7 @@ def test_packed_answers_cost_what_they_cost_alone(language: VideoLlava) -> None:
 
 def test_packed_answers_cost_what_transformers_says(language: VideoLlava) -> None:
     trainee = made_trainee(lora=False)
-    before, after = language.opening(ITEMS[0][0][0])
+    before, after = language.prompts.opening(ITEMS[0][0][0])
     answer = [*language.tokenizer("A man rides a bike.").input_ids, language.end]
     features = random_features(5, 32)
     embed = trainee.language_model.get_input_embeddings()
@@ -124,7 +124,7 @@ def test_targets_are_the_answers_and_their_end(packer: Packer) -> None:
 
 
 def test_prompts_are_those_that_are_asked(language: VideoLlava) -> None:
-    before, after = language.opening(ITEMS[0][0][0])
+    before, after = language.prompts.opening(ITEMS[0][0][0])
     batch = training.packer_for(language)(ITEMS[:1], 5)
     prompt = [*before, *[language.video_token] * 5, *after]
     assert batch.ids[0, : len(prompt)].tolist() == prompt

@@ -83,7 +83,7 @@ def most_frames(encoder: Encoder, language: VideoLlava, budget: Budget) -> int:
     try:
         return visionzip.plan(
             language.window,
-            text=language.text_tokens(QUESTION),
+            text=language.prompts.length(QUESTION),
             answer=min(ANSWER, language.window // 4),
             frames=None,
             tokens_per_frame=compression(budget).tokens_per_frame(encoder.tokens),

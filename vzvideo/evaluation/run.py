@@ -26,7 +26,7 @@ from vzvideo.errors import SettingsError, VideoError, VzVideoError
 from vzvideo.evaluation import scoring
 from vzvideo.evaluation.questions import Question
 from vzvideo.models import catalog, weights
-from vzvideo.models.video_llava import Prefix
+from vzvideo.models.prefix import Prefix
 from vzvideo.qa import VideoQA
 from vzvideo.types import VisualTokens
 
@@ -302,7 +302,7 @@ class _Asker:
 
     def _length(self, asked: str) -> int:
         try:
-            return self._qa.language.text_tokens(asked)
+            return self._qa.language.prompts.length(asked)
         except VzVideoError:  # its own row will say so
             return 0
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
@@ -27,63 +26,13 @@ from transformers.generation.streamers import TextStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vzvideo.errors import BudgetError, ModelError, VzVideoError
+from vzvideo.models.prefix import Prefix, alike, copy_cache
+from vzvideo.models.prompts import Prompts
 from vzvideo.types import VisualTokens
 
-# The published prompt, for checkpoints whose tokenizer brings no chat template.
-VICUNA_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: {% endif %}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'video' %}<video>\n{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}"
-    "{% if message['role'] == 'user' %} {% else %}</s>{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
 SHORTEST_ANSWER = 16  # tokens; with less room left, a question is refused instead of cut short
 _COPIED = 8192  # tokens of video that a batch of questions may hold in copies
 _ATTENDING = 32  # tokens of an answer whose attention weights are held at a time
-_MARK = "\u241e"  # stands for an answer while a conversation's text is laid out
-
-
-@dataclass
-class Prefix:
-    """What the model has read so far: a video, and the conversation about it if there is one.
-
-    ids: (1, S) on the model's device. cache: keys and values of the first tokens of `ids`.
-    asked: questions it holds already. busy: an answer is being generated from it.
-    """
-
-    ids: Tensor
-    cache: DynamicCache
-    asked: int = 0
-    busy: bool = False
-
-    @property
-    def length(self) -> int:
-        return int(self.ids.shape[1])
-
-    def crop(self, length: int) -> None:
-        """Forgets what the cache holds behind its first `length` tokens."""
-        layer: Any
-        for layer in self.cache.layers:
-            # Each by itself: a forward that failed half way has left them of different lengths.
-            layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Refuses a second use while one goes on: both would write into the same cache."""
-        if self.busy:
-            raise ModelError(
-                "an earlier answer from the same video is still being generated: finish or close "
-                "it first, or use a chat for each",
-                code="busy",
-            )
-        self.busy = True
-        try:
-            yield
-        finally:
-            self.busy = False
 
 
 class VideoLlava:
@@ -94,9 +43,9 @@ class VideoLlava:
     ) -> None:
         self.model = model.eval()
         self.tokenizer: Any = tokenizer
-        self.template = tokenizer.chat_template or VICUNA_TEMPLATE
         config: Any = model.config
         self.video_token = int(config.video_token_index)
+        self.prompts = Prompts(tokenizer, self.video_token)
         self.width = int(config.vision_config.hidden_size)
         self.window = int(config.text_config.max_position_embeddings)
         ends = model.generation_config.eos_token_id
@@ -110,54 +59,6 @@ class VideoLlava:
     @property
     def device(self) -> torch.device:
         return self.model.device
-
-    # -- prompts
-
-    def opening(self, question: str) -> tuple[list[int], list[int]]:
-        """Token ids before and after the video, in a prompt that asks `question` of it."""
-        message = _said("user", question)
-        message["content"].insert(0, {"type": "video"})
-        ids = self._ids([message])
-        if ids.count(self.video_token) != 1:
-            raise ModelError("the model's chat template does not place the video exactly once")
-        place = ids.index(self.video_token)
-        return ids[:place], ids[place + 1 :]
-
-    def text_tokens(self, question: str) -> int:
-        """How many tokens of the window a prompt takes beside the video."""
-        before, after = self.opening(question)
-        return len(before) + len(after)
-
-    def _following(self, question: str) -> list[int]:
-        """Token ids that end an answer and ask the next question of a conversation."""
-        text = self._text([_said("user", "."), _said("assistant", _MARK), _said("user", question)])
-        if _MARK not in text:
-            raise ModelError("the model's chat template leaves out what was answered before")
-        ids: list[int] = self.tokenizer(
-            text.partition(_MARK)[2], add_special_tokens=False
-        ).input_ids
-        return ids
-
-    def _ids(self, messages: list[dict[str, Any]]) -> list[int]:
-        text = self._text(messages)
-        # Some templates write the beginning-of-text token themselves.
-        begun = text.startswith(self.tokenizer.bos_token or "\0")
-        ids: list[int] = self.tokenizer(text, add_special_tokens=not begun).input_ids
-        return ids
-
-    def _text(self, messages: list[dict[str, Any]]) -> str:
-        for message in messages:
-            parts = [part.get("text", "") for part in message["content"]]
-            if any(word in part for part in parts for word in self.tokenizer.all_special_tokens):
-                raise ModelError(
-                    "the question contains one of the model's control words "
-                    f"({', '.join(self.tokenizer.all_special_tokens)}): leave it out",
-                    code="question",
-                )
-        text: str = self.tokenizer.apply_chat_template(
-            messages, chat_template=self.template, tokenize=False, add_generation_prompt=True
-        )
-        return text
 
     # -- reading
 
@@ -176,16 +77,16 @@ class VideoLlava:
                 "they were encoded for another model; encode the video again",
                 code="other_model",
             )
-        before, _ = self.opening("?")
+        before, _ = self.prompts.opening("?")
         self._check(len(before) + len(tokens) + 1)
         ids = torch.tensor([[*before, *[self.video_token] * len(tokens)]], device=self.device)
         projector = self.model.model.multi_modal_projector
         cache = DynamicCache(config=self.model.config.get_text_config())
-        alike = _alike(known[0].features, tokens.features[:-1]) if known else 0  # one is to be read
-        done = len(before) + alike if alike else 0
-        if known and alike:
+        same = alike(known[0].features, tokens.features[:-1]) if known else 0  # one is to be read
+        done = len(before) + same if same else 0
+        if known and same:
             cache = copy_cache(known[1].cache, length=done)
-        features = tokens.features[alike:].to(self.device, self.model.dtype)
+        features = tokens.features[same:].to(self.device, self.model.dtype)
         video = BaseModelOutputWithPooling(pooler_output=projector(features).unsqueeze(0))
         self.model(
             input_ids=ids[:, done:],
@@ -199,7 +100,7 @@ class VideoLlava:
     @torch.inference_mode()
     def read_nothing(self) -> Prefix:
         """A prefix without any video: what the model would say having seen none."""
-        before, _ = self.opening("?")
+        before, _ = self.prompts.opening("?")
         ids = torch.tensor([before], device=self.device)
         cache = DynamicCache(config=self.model.config.get_text_config())
         self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -207,7 +108,9 @@ class VideoLlava:
 
     def ask_ids(self, prefix: Prefix, question: str) -> Tensor:
         """All token ids (1, S) up to where the answer to the next question begins."""
-        tail = self._following(question) if prefix.asked else self.opening(question)[1]
+        tail = (
+            self.prompts.following(question) if prefix.asked else self.prompts.opening(question)[1]
+        )
         return torch.cat([prefix.ids, self._row(tail)], dim=1)
 
     @torch.inference_mode()
@@ -342,7 +245,7 @@ class VideoLlava:
         temperature: float = 0.0,
     ) -> list[str]:
         """Answers to many first questions in one batch over one prefix, which stays as it was."""
-        tails = [self.opening(question)[1] for question in questions]
+        tails = [self.prompts.opening(question)[1] for question in questions]
         # As many at a time as keep the copies of the video within _COPIED tokens.
         rows = max(1, _COPIED // prefix.length)
         answers = []
@@ -370,7 +273,7 @@ class VideoLlava:
 
         The token that ends an answer counts as one of its own. `prefix` stays as it was.
         """
-        tail = self.opening(question)[1]
+        tail = self.prompts.opening(question)[1]
         said = [
             [*self.tokenizer(text, add_special_tokens=False).input_ids, self.end]
             for text in answers
@@ -449,29 +352,6 @@ class VideoLlava:
                 f"{needed} tokens are needed, the model's window holds {self.window}: use fewer "
                 "frames, fewer tokens a frame, or begin a new conversation"
             )
-
-
-def copy_cache(cache: DynamicCache, rows: int = 1, length: int | None = None) -> DynamicCache:
-    """A cache of its own for each of `rows` rows, filled with what `cache` (one row) holds, or with
-    the first `length` tokens of that."""
-    copied = DynamicCache()
-    layer: Any
-    for number, layer in enumerate(cache.layers):
-        keys, values = layer.keys[..., :length, :], layer.values[..., :length, :]
-        copied.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
-    return copied
-
-
-def _alike(one: Tensor, other: Tensor) -> int:
-    """How many rows (N, D) two tensors have in common at their beginning."""
-    count = min(len(one), len(other))
-    differ = (one[:count] != other[:count]).any(dim=1).nonzero()
-    return int(differ[0]) if len(differ) else count
-
-
-def _said(role: str, text: str) -> dict[str, Any]:
-    """A message in the form that every published template takes."""
-    return {"role": role, "content": [{"type": "text", "text": text}]}
 
 
 class _Pieces(TextStreamer):
