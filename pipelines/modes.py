@@ -71,7 +71,8 @@ def steps(args: argparse.Namespace) -> list[tuple[Path | None, list[str]]]:
 def table(work: Path) -> list[Line]:
     """Each mode's scores, what it keeps of the whole frames', and what its training took.
 
-    kept: the mean, over the kinds of question, of its score divided by that of whole frames.
+    kept: the mean, over the kinds of question, of its score divided by that of whole frames; of
+    kinds that whole frames score nothing in there is nothing to keep.
     """
     found: list[Line] = []
     for mode, checkpoint, method in MODES:
@@ -88,8 +89,9 @@ def table(work: Path) -> list[Line]:
         )
     full = found[0]["kinds"]
     for line in found:
-        parts = [line["kinds"][kind]["score"] / full[kind]["score"] for kind in full]
-        line["kept"] = sum(parts) / len(parts)
+        kinds = [kind for kind in full if full[kind]["score"]]
+        parts = [line["kinds"][kind]["score"] / full[kind]["score"] for kind in kinds]
+        line["kept"] = sum(parts) / max(len(parts), 1)
     return found
 
 

@@ -552,8 +552,17 @@ def trickle(tmp_path: Path) -> Iterator[tuple[str, threading.Event]]:
     server.server_close()
 
 
+@pytest.mark.parametrize(
+    ("sent", "status", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
 def test_an_interruption_leaves_nothing_behind(
-    checkpoint: Path, trickle: tuple[str, threading.Event], tmp_path: Path
+    checkpoint: Path,
+    trickle: tuple[str, threading.Event],
+    tmp_path: Path,
+    sent: signal.Signals,
+    status: int,
+    word: str,
 ) -> None:
     url, far = trickle
     (tmp_path / "work").mkdir()
@@ -568,9 +577,9 @@ def test_an_interruption_leaves_nothing_behind(
         | {"VZVIDEO_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "work")},
     )
     assert far.wait(120)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(sent)
     out, err = running.communicate(timeout=60)
-    assert (running.returncode, out) == (130, "")
-    assert err == "vzvideo: interrupted\n"
+    assert (running.returncode, out) == (status, "")
+    assert err == f"vzvideo: {word}\n"
     assert list((tmp_path / "work").iterdir()) == []
     assert not (tmp_path / "cache").exists()

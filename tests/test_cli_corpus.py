@@ -39,16 +39,22 @@ def folder(tmp_path: Path) -> Path:
     ("arguments", "line"),
     [
         ("batch --out x", "give a manifest, or --ask with --videos or --tokens"),
-        ("batch m.csv --videos . --ask Who? --out x", "give a manifest, or --ask with"),
-        ("batch --videos . --out x", "give a manifest, or --ask with --videos or --tokens"),
-        ("batch m.csv --ask Who? --out x", "give a manifest, or --ask with --videos or --tokens"),
-        ("batch m.csv --videos . --out x", "--videos: a manifest names its own"),
+        ("batch m.csv --videos . --ask Who? --out x", "m.csv is a manifest, and names its own"),
+        ("batch --videos . --out x", "--videos: what to ask of them? Give --ask"),
+        ("batch m.csv --ask Who? --out x", "--ask: m.csv was taken for a manifest, which brings"),
+        ("batch m.csv n.csv --out x", "one manifest at a time: 2 were given"),
         ("batch --ask Who? --out x", "--ask: of which videos?"),
         ("batch --tokens {folder} --ask Who? --out x", "no tokens there; `vzvideo index --out`"),
         ("batch --tokens {folder} --out x", "give a manifest, or --ask with --videos or --tokens"),
         ("batch --videos {folder} --ask Who? --tokens t --dry-run", "--tokens needs none"),
         ("batch nowhere.csv --out x", "nowhere.csv: No such file"),
-        ("batch m.txt --out x", ".jsonl, .csv or .parquet is needed"),
+        ("batch m.txt --out x", "no manifest, which is .jsonl, .csv or .parquet"),
+        (
+            "batch --videos {folder}/a.mp4 {folder}/c.mp4 --ask Who? --out x",
+            "c.mp4: no video there",
+        ),
+        ("index {folder} --out x", "videos follow --videos"),
+        ("index --videos {folder}/a.mp4 {folder}/c.mp4 --out x", "c.mp4: no video there"),
         ("batch --videos {folder} --ask Who?", "--out: say where the answers go"),
         ("batch --videos {folder} --ask Who? --format xml --out x", "parquet or jsonl"),
         ("batch --videos {folder}/*.avi --ask Who? --out x", "no video there"),
@@ -78,8 +84,8 @@ def test_a_job_with_a_failure_says_so_in_json_too(folder: Path, checkpoint: Path
     assert summary["failed"] == {"decode:invalid": 1}
     lines = [line for file in (folder / "out").glob("*.jsonl") for line in file.open()]
     rows = {row["id"]: row for row in map(json.loads, lines)}
-    assert rows[f"{folder / 'b.mp4'}#1"]["error"] == "decode:invalid"
-    assert rows[f"{folder / 'a.mp4'}#1"]["answer"] is not None
+    errors = {row["video"]: row["error"] for row in rows.values()}
+    assert errors == {str(folder / "a.mp4"): None, str(folder / "b.mp4"): "decode:invalid"}
     assert done.stderr.strip().startswith("2 rows: 1 good, 1 failed (decode:invalid 1); 0 were")
 
 

@@ -215,11 +215,14 @@ def test_an_index_is_asked_instead_of_the_videos(
     summary = corpus.index(tasks[::2], tokens, settings)
     assert (summary.rows, summary.failed) == (2, {"decode:invalid": 1})
     assert corpus.index(tasks, tokens, settings).kept == 2
-    summary = corpus.ask(tasks, out, settings, tokens=tokens)
-    assert summary.failed == {"index:not_indexed": 3}
+    more = [*tasks, *tasks_of(videos, ("1.mp4",))]
+    summary = corpus.ask(more, out, settings, tokens=tokens)
+    assert summary.failed == {"decode:invalid": 3, "index:not_indexed": 3}
     texts = expected(videos, settings)
     for row in rows_of(tmp_path / "out"):
-        assert row["answer"] == texts[row["id"]]
+        missing = row["error"] == "index:not_indexed"
+        assert missing == row["id"].startswith("1.mp4")
+        assert row["answer"] == (None if missing else texts[row["id"]])
     kept = vzvideo.VisualTokens.load(next(Path(tokens).glob("*.vz.safetensors")))
     assert kept.frames == 4
     with pytest.raises(SettingsError, match="no tokens there"):
@@ -227,12 +230,17 @@ def test_an_index_is_asked_instead_of_the_videos(
     said: list[str] = []
     asked = planning.of_index(tokens, QUESTIONS[:2], said.append)
     corpus.ask(asked, str(tmp_path / "all"), settings, tokens=tokens)
-    assert {row["id"]: row["answer"] for row in rows_of(tmp_path / "all")} == {
-        f"{videos / name}#{number}": texts[f"{name} {question}"]
+    found = {(row["video"], row["question"]): row["answer"] for row in rows_of(tmp_path / "all")}
+    assert found == {
+        (str(videos / name), question): texts[f"{name} {question}"]
         for name in ("0.mp4", "2.mkv")
-        for number, question in enumerate(QUESTIONS[:2], 1)
+        for question in QUESTIONS[:2]
     }
-    assert said == [f"{tokens}: without tokens, and not asked: 1 of 3 rows"]
+    # What is asked another day joins what was asked.
+    asked = planning.of_index(tokens, QUESTIONS[2:], said.append)
+    corpus.ask(asked, str(tmp_path / "all"), settings, tokens=tokens)
+    assert len(rows_of(tmp_path / "all")) == 6
+    assert set(said) == {f"{tokens}: without tokens, and not asked: 1 of 3 rows"}
 
 
 def test_a_question_that_cannot_be_asked_fails_alone(
@@ -382,6 +390,8 @@ def test_the_manifest_of_a_folder_runs_through(
         for file in (tmp_path / "out").glob("*.jsonl")
         for line in file.read_text().splitlines()
     ]
-    assert {row["id"] for row in lines} == {
-        f"{videos / name}#{n}" for name in ("2.mkv", "0.mp4") for n in (1, 2)
-    }
+    assert sorted((row["video"], row["question"]) for row in lines) == sorted(
+        (str(videos / name), question)
+        for name in ("2.mkv", "0.mp4")
+        for question in ("Who?", "Where?")
+    )

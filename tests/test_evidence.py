@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vzvideo
-from vzvideo.cli_options import _time
 from vzvideo.evidence import Evidence, clock, evidence, fine
 from vzvideo.models import catalog, weights
 from vzvideo.models.encoder import join
@@ -80,25 +79,6 @@ def test_numbers_are_plain_json() -> None:
         "evidence_s": [[0.333333, 0.666667], [1.666667, 1.666667]],
         "evidence_frames": [0, 0.375, 0.375, 0, 0, 0.25],
     }
-
-
-@given(st.floats(0, 400_000))
-def test_a_clock_can_be_read_again(time_s: float) -> None:
-    """By what `--start` and `--end` take, and never later than the time itself."""
-    read = _time(clock(time_s))
-    assert read is not None
-    assert read <= time_s < read + 1
-    read = _time(clock(time_s, tenths=True))
-    assert read == pytest.approx(time_s, abs=0.0501)
-
-
-@given(st.floats(0, 400_000), st.booleans())
-def test_a_clock_never_shows_sixty(time_s: float, tenths: bool) -> None:
-    hours, minutes, seconds = ["0", "0", *clock(time_s, tenths).split(":")][-3:]
-    assert int(hours) >= 0
-    assert int(minutes) < 60
-    assert float(seconds) < 60
-    assert len(seconds.partition(".")[0]) == 2
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=30, unique=True).map(sorted))

@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,10 +49,14 @@ def main(argv: list[str] | None = None) -> None:
     # of 7.2.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in arguments or bool(os.environ.get("VZVIDEO_DEBUG"))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         status = app([a for a in arguments if a != "--debug"], standalone_mode=False)
     except KeyboardInterrupt:
         status = 130
+    except _Terminated:
+        status = 143
     except VzVideoError as error:
         if debug:
             raise
@@ -63,9 +69,17 @@ def main(argv: list[str] | None = None) -> None:
                 raise
             say(f"vzvideo: {_unexpected(error)}")
             status = 1
-    if status == 130:
-        say("vzvideo: interrupted")
+    if status in (130, 143):
+        say("vzvideo: interrupted" if status == 130 else "vzvideo: terminated")
     sys.exit(status)
+
+
+class _Terminated(BaseException):
+    """Somebody wants this process to end; it ends as it does after Ctrl-C, in order."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 def _usage(error: Exception) -> int | None:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vzvideo.cli_options import ANSWERING, Json, say, with_settings
 from vzvideo.errors import SettingsError
+from vzvideo.manifest import MANIFESTS
+from vzvideo.times import span
 
 if TYPE_CHECKING:
     from vzvideo.corpus import Progress, Summary
     from vzvideo.manifest import Task
 
+_TOLD_S = 30.0  # between two lines of progress where there is no terminal
 _Videos = Annotated[
     list[str] | None,
-    typer.Option("--videos", help="File, folder, 'clips/**/*.mp4' or s3://bucket/raw/; several."),
+    typer.Option(
+        "--videos", metavar="PATTERN", help="Files, a folder, 'clips/**/*.mp4', s3://bucket/raw/."
+    ),
 ]
 _Deadline = Annotated[float, typer.Option(min=1, help="Seconds that decoding a video may take.")]
 _Memory = Annotated[float, typer.Option(min=1, help="GiB that decoding a video may take.")]
@@ -32,14 +40,22 @@ _DryRun = Annotated[
 @with_settings(**ANSWERING)
 def batch(
     settings: Any,
-    manifest: Annotated[
-        str | None, typer.Argument(help="JSONL, CSV or Parquet with id, video, question.")
+    given: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MANIFEST",
+            help="JSONL, CSV or Parquet with id, video, question. After --videos: more videos.",
+        ),
     ] = None,
     out: Annotated[str | None, typer.Option("-o", "--out", help="Folder or URI for rows.")] = None,
     videos: _Videos = None,
     questions: Annotated[
         list[str] | None,
-        typer.Option("--ask", help="What to ask of all --videos, or of all in --tokens; several."),
+        typer.Option(
+            "--ask",
+            metavar="QUESTION",
+            help="What to ask of all --videos, or of all in --tokens; --ask again for more.",
+        ),
     ] = None,
     tokens: Annotated[
         str | None, typer.Option(help="Folder that `index` wrote, asked instead of the videos.")
@@ -56,20 +72,30 @@ def batch(
     from vzvideo import manifest as manifests
     from vzvideo.video.guarded import Guard
 
-    if (manifest is not None) == bool(questions):
-        raise SettingsError("what to ask: give a manifest, or --ask with --videos or --tokens")
-    if manifest is not None and videos:
-        raise SettingsError("--videos: a manifest names its own")
-    if questions and not videos and not tokens:
+    given = given or []
+    if videos:
+        videos += _more_videos(given)
+        if not questions:
+            raise SettingsError("--videos: what to ask of them? Give --ask")
+    elif questions and given:
+        raise SettingsError(
+            f"--ask: {given[0]} was taken for a manifest, which brings its own questions; videos "
+            "follow --videos"
+        )
+    elif questions and not tokens:
         raise SettingsError("--ask: of which videos? Give --videos, or --tokens for all in it")
+    elif len(given) > 1:
+        raise SettingsError(f"one manifest at a time: {len(given)} were given")
+    elif not (given or questions):
+        raise SettingsError("what to ask: give a manifest, or --ask with --videos or --tokens")
     if dry_run and tokens:
         raise SettingsError("--dry-run: says what decoding would take, and --tokens needs none")
     if out is None and not dry_run:
         raise SettingsError("--out: say where the answers go, a folder or a URI")
-    if manifest is not None:
-        tasks = manifests.read(manifest)
-    elif videos:
+    if videos:
         tasks = manifests.find(videos, questions or ())
+    elif given:
+        tasks = manifests.read(given[0])
     else:
         from vzvideo import planning
 
@@ -82,7 +108,7 @@ def batch(
         return
     from vzvideo import corpus
 
-    with _bar() as show:
+    with _job() as show:
         summary = corpus.ask(
             tasks, str(out), settings, tokens=tokens, format=file_format,  # type: ignore[arg-type]
             guard=guard, retry_failed=retry_failed, progress=show, say=say,
@@ -93,8 +119,12 @@ def batch(
 @with_settings()
 def index(
     settings: Any,
-    manifest: Annotated[
-        str | None, typer.Argument(help="Its videos and parts; its questions do not matter.")
+    given: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MANIFEST",
+            help="Its videos and parts; its questions do not matter. After --videos: more videos.",
+        ),
     ] = None,
     videos: _Videos = None,
     out: Annotated[str | None, typer.Option("-o", "--out", help="Folder or URI.")] = None,
@@ -109,9 +139,13 @@ def index(
     from vzvideo import manifest as manifests
     from vzvideo.video.guarded import Guard
 
-    if (manifest is None) == (videos is None):
+    given = given or []
+    if videos:
+        tasks = manifests.find(videos + _more_videos(given))
+    elif len(given) == 1:
+        tasks = [replace(task, asked=()) for task in manifests.read(given[0])]
+    else:
         raise SettingsError("which videos: give a manifest, or --videos with a folder or a pattern")
-    tasks = manifests.find(videos) if videos else manifests.read(str(manifest))
     guard = Guard(video_deadline, decode_gib, tries)
     if dry_run:
         _estimate(tasks, settings, guard, as_json)
@@ -120,11 +154,19 @@ def index(
         raise SettingsError("--out: say where the tokens go, a folder or a URI")
     from vzvideo import corpus
 
-    with _bar() as show:
+    with _job() as show:
         summary = corpus.index(
             tasks, out, settings, guard=guard, retry_failed=retry_failed, progress=show, say=say
         )
     _finish(summary, out, as_json)
+
+
+def _more_videos(given: list[str]) -> list[str]:
+    """What a shell makes of `--videos *.mp4`, all but the first."""
+    for name in given:
+        if name.lower().endswith(MANIFESTS):
+            raise SettingsError(f"--videos: {name} is a manifest, and names its own")
+    return given
 
 
 def _finish(summary: Summary, out: str, as_json: bool) -> None:
@@ -152,39 +194,52 @@ def _estimate(tasks: list[Task], settings: Any, guard: Any, as_json: bool) -> No
 
 
 @contextmanager
+def _job() -> Iterator[Callable[[Progress], None]]:
+    """As `_bar`, and whoever interrupts it is told that nothing is lost."""
+    try:
+        with _bar() as show:
+            yield show
+    except Exception:
+        raise
+    except BaseException:  # Ctrl-C and the like
+        say("what was written stands, and the same command goes on from there")
+        raise
+
+
+@contextmanager
 def _bar() -> Iterator[Callable[[Progress], None]]:
     """A line on stderr that says how far it is; where that is no terminal, one now and then."""
-    import time
-
     from rich.console import Console
     from rich.live import Live
-    from rich.text import Text
+
+    begun = time.monotonic()
+    last = "starting Ray, loading models"
+
+    def line() -> str:
+        return f"{last}, {span(time.monotonic() - begun)}"
+
+    def show(progress: Progress) -> None:
+        nonlocal last
+        failed = f", {progress.failed} failed" if progress.failed else ""
+        rate = "" if progress.rate is None else f", {progress.rate:.2g} videos/s"
+        left = "" if progress.left_s is None else f", {span(progress.left_s)} left"
+        last = f"{progress.rows}/{progress.total} rows{failed}{rate}{left}"
 
     console = Console(stderr=True)
-    told = time.monotonic()
-
-    def line(progress: Progress) -> str:
-        left = "" if progress.left_s is None else f", {_span(progress.left_s)} left"
-        failed = f", {progress.failed} failed" if progress.failed else ""
-        return f"{progress.rows}/{progress.total} rows{failed}, {progress.rate:.2f} videos/s{left}"
-
     if console.is_terminal:
-        with Live(Text("starting"), console=console, transient=True) as live:
-            yield lambda progress: live.update(Text(line(progress)))
+        with Live(get_renderable=line, console=console, transient=True):
+            yield show
         return
+    over = threading.Event()
 
-    def now_and_then(progress: Progress) -> None:
-        nonlocal told
-        if time.monotonic() - told > 30:
-            told = time.monotonic()
-            say(line(progress))
+    def tell() -> None:
+        while not over.wait(_TOLD_S):  # also where nothing comes: somebody wonders why
+            say(line())
 
-    yield now_and_then
-
-
-def _span(seconds: float) -> str:
-    """3700 -> '1 h 02 min'."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield show
+    finally:
+        over.set()
+        teller.join()

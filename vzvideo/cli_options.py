@@ -20,20 +20,6 @@ if TYPE_CHECKING:
     from vzvideo.config import Settings
     from vzvideo.qa import Progress
 
-
-def _time(text: str | float | None) -> float | None:
-    """'83.5', '1:23.5' or '0:01:23.5' -> seconds."""
-    if text is None or isinstance(text, float):
-        return text
-    try:
-        seconds = 0.0
-        for part in text.split(":"):
-            seconds = seconds * 60 + float(part)
-        return seconds
-    except ValueError:
-        raise SettingsError(f"time {text!r}: give seconds, or m:s, or h:m:s") from None
-
-
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
 Seconds = Annotated[str | None, typer.Option(metavar="TIME", help="Seconds, or as in 1:23:45.")]
 _SHARED: dict[str, tuple[Any, Any]] = {
@@ -121,9 +107,10 @@ def with_settings(**more: tuple[Any, Any]) -> Callable[[Callable[..., None]], Ca
 
 
 def _settings(said: dict[str, Any]) -> Settings:
-    from vzvideo import config
+    from vzvideo import config, times
 
-    start_s, end_s = _time(said.pop("start")), _time(said.pop("end"))
+    ends = [said.pop("start"), said.pop("end")]
+    start_s, end_s = (None if end is None else times.seconds(end) for end in ends)
     if said.pop("no_compress"):
         said["compress"] = False
     if said.pop("no_cache"):

@@ -19,6 +19,7 @@ import typer
 
 from vzvideo.cli_options import ANSWERING, Json, progress_bars, say, with_settings
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
+from vzvideo.times import clock
 
 if TYPE_CHECKING:
     from vzvideo.config import Settings
@@ -186,15 +187,8 @@ def _print(
         typer.echo(json.dumps({"answer": about.pop("text"), **about}, ensure_ascii=False))
     else:
         said = f"{answer.question} {answer.text}" if labelled else answer.text
-        typer.echo(f"[{_clock(at_s)}] {said}")
+        typer.echo(f"[{clock(at_s)}] {said}")
     sys.stdout.flush()
-
-
-def _clock(seconds: float) -> str:
-    """1:23:45"""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _summary(stream: Stream) -> None:
@@ -205,7 +199,7 @@ def _summary(stream: Stream) -> None:
     words += [f"{s.dropped} dropped"] if s.dropped else []
     words += [f"{s.lost} damaged packets"] if s.lost else []
     words += [f"connected anew {s.reconnects} times"] if s.reconnects else []
-    say(f"{', '.join(words)}; {s.tokens} tokens for {_clock(s.covered_s)}")
+    say(f"{', '.join(words)}; {s.tokens} tokens for {clock(s.covered_s)}")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -34,17 +34,23 @@ if TYPE_CHECKING:
 
 _PASSES = 3  # how often what an actor or a node took with it is tried again
 _AFTER_S, _AT_MOST_S = 2.0, 60.0  # what was answered is written after a fiftieth of the time so far
+_LATELY, _LATELY_S = 10, 60.0  # videos and seconds that the rate goes back, whichever is more
+_SHORTEST_S = 5.0  # that a rate is taken over
 _NOT_SETTINGS = ("vzvideo", "dtype", "start_s", "end_s")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is. rate: videos a second; left_s: None until there is something to go by."""
+    """How far a job is.
+
+    rate: videos a second lately; left_s: what the rest takes at that rate. Both None until there is
+    something to go by.
+    """
 
     rows: int
     failed: int
     total: int
-    rate: float
+    rate: float | None
     left_s: float | None
 
 
@@ -103,7 +109,7 @@ def ask(
     job = _Job(planner, out, format, "id", "video", "start_s", "end_s", "question", "answer")
     works, hopeless = [], []
     stored = indexed(rooted(tokens), planner) if tokens is not None else None
-    if stored and any(each.about != job.encoding for each in stored.values()):
+    if stored and any(each.file and each.about != job.encoding for each in stored.values()):
         say(f"{tokens}: made with settings of its own, which count for what is looked at")
     for task in parts(tasks, settings):
         work, failed = plan(planner, task, stored)
@@ -321,24 +327,23 @@ def _changed(row: dict[str, Any], wanted: dict[str, Any], retry_failed: bool) ->
 
 
 class _Meter:
-    """Says how far a job is, and how fast."""
+    """Says how far a job is, and how fast it has been lately."""
 
     def __init__(self, progress: Callable[[Progress], None] | None) -> None:
         self._progress = progress
-        self._first: float | None = None
-        self._videos = 0
+        self._done_s: deque[float] = deque()
 
     def tell(self, summary: Summary, videos_left: int) -> None:
         """One more video is done."""
         if self._progress is None:
             return
         now = time.monotonic()
-        if self._first is None:  # what came before was spent on loading models
-            self._first = now
-            rate = 0.0
-        else:
-            self._videos += 1
-            rate = self._videos / max(now - self._first, 1e-6)
+        self._done_s.append(now)
+        while len(self._done_s) > _LATELY and now - self._done_s[0] > _LATELY_S:
+            self._done_s.popleft()
+        # What was done while models were loaded comes out all at once, and says nothing.
+        span_s = now - self._done_s[0]
+        rate = (len(self._done_s) - 1) / span_s if span_s > _SHORTEST_S else None
         left_s = videos_left / rate if rate else None
         self._progress(Progress(summary.done, summary.failed.total(), summary.rows, rate, left_s))
 

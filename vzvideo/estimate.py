@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vzvideo.config import Settings
 from vzvideo.errors import VzVideoError
 from vzvideo.manifest import Task
+from vzvideo.times import span
 from vzvideo.video import sampling
 from vzvideo.video.guarded import Guard, GuardedDecoder
 
@@ -45,14 +46,18 @@ class Estimate:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.videos} videos, {self.hours:.1f} h together; {self.questions} questions",
+            f"{self.videos} videos, {span(3600 * self.hours)} together",
             f"{self.frames} frames, {self.tokens_before} tokens -> {self.tokens}",
-            f"language model: {self.tokens + self.prompt} tokens to read, at most {self.answers} "
-            "to write",
-            f"about {self.operations / 1e15:.3g} PFLOP: "
-            f"{self.operations / _SUSTAINED / 3600:.2g} hours of a GPU that does "
-            f"{_SUSTAINED / 1e12:.0f} TFLOP/s, decoding apart",
         ]
+        if self.questions:
+            lines.append(
+                f"{self.questions} questions: {self.tokens + self.prompt} tokens for the language "
+                f"model to read, at most {self.answers} to write"
+            )
+        lines.append(
+            f"about {self.operations / 1e15:.3g} PFLOP, {span(self.operations / _SUSTAINED)} of a "
+            f"GPU that does {_SUSTAINED / 1e12:.0f} TFLOP/s; decoding apart"
+        )
         if self.unreadable:
             why = ", ".join(f"{code} {count}" for code, count in self.unreadable.most_common())
             lines.append(f"{self.unreadable.total()} videos cannot be read ({why})")

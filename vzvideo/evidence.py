@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vzvideo.times import clock
+
 _STANDS_OUT = 1.25  # times an even share
 
 
@@ -68,16 +70,3 @@ def evidence(
 def fine(pts_s: NDArray[np.float64]) -> bool:
     """Whether whole seconds would tell some of these frames' times alike."""
     return len(pts_s) > 1 and float(np.diff(pts_s).min()) < 1.0
-
-
-def clock(time_s: float, tenths: bool = False) -> str:
-    """83.52 -> '1:23', or '1:23.5'; with hours from the first on, '1:02:03'."""
-    if tenths:
-        whole, tenth = divmod(round(time_s * 10), 10)
-        ending = f".{tenth}"
-    else:
-        whole, ending = int(time_s), ""  # a clock shows 0:59 until it is 1:00
-    minutes, seconds = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    start = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
-    return f"{start}:{seconds:02d}{ending}"

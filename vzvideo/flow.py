@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -54,6 +56,7 @@ def connected(say: Callable[[str], None]) -> Iterator[None]:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     quiet: Any = {"log_to_driver": debug}
     quiet["logging_level"] = logging.INFO if debug else logging.ERROR
+    terminated = signal.getsignal(signal.SIGTERM)
     # What its libraries print as they start is of no use to anyone; errors come as exceptions.
     with nullcontext() if debug else _silenced(2):
         address = os.environ.get("RAY_ADDRESS", "")
@@ -68,6 +71,8 @@ def connected(say: Callable[[str], None]) -> Iterator[None]:
         if not joined:
             store = int(OBJECT_STORE_GIB * (1 << 30))
             ray.init(address="local", object_store_memory=store, include_dashboard=False, **quiet)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminated)  # Ray would print the stacks of its own threads
     if joined:
         cpus = ray.cluster_resources().get("CPU", 0)
         say(f"on the Ray cluster that is running: {len(ray.nodes())} nodes, {cpus:g} CPUs")

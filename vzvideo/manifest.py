@@ -6,6 +6,7 @@ no video.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,11 +17,13 @@ from pathlib import Path
 from vzvideo import rows, storage
 from vzvideo.errors import SettingsError
 from vzvideo.rows import Row
+from vzvideo.times import seconds
 
 ENDINGS = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"),
     *(".flv", ".wmv", ".3gp", ".ogv", ".gif"),
 )
+MANIFESTS = (".jsonl", ".ndjson", ".csv", ".parquet", ".pq")
 _SHOWN = 20  # problems that are spelled out: a manifest is mended in one go
 _NEEDED = ("id", "video", "question")
 
@@ -87,10 +90,10 @@ def read(path: str) -> list[Task]:
 def find(patterns: Sequence[str], questions: Sequence[str] = ()) -> list[Task]:
     """A task for each video that the patterns name, all with the same questions.
 
-    patterns: files, folders, `clips/**/*.mp4`, `s3://bucket/raw/`, URLs. The rows' ids are
-    `VIDEO#1`, `VIDEO#2` ... in the order of the questions.
+    patterns: files, folders, `clips/**/*.mp4`, `s3://bucket/raw/`, URLs. For the rows' ids see
+    `labelled`.
     """
-    asked = numbered(questions)
+    asked = labelled(questions)
     videos: dict[str, None] = {}
     for pattern in patterns:
         url = "://" in pattern and not storage.is_stored(pattern)
@@ -101,14 +104,19 @@ def find(patterns: Sequence[str], questions: Sequence[str] = ()) -> list[Task]:
     return [Task(video, None, None, asked(rows.printable(video))) for video in videos]
 
 
-def numbered(questions: Sequence[str]) -> Callable[[str], tuple[tuple[str, str], ...]]:
-    """From a name to (`NAME#1`, first question), (`NAME#2`, second question) ..."""
+def labelled(questions: Sequence[str]) -> Callable[[str], tuple[tuple[str, str], ...]]:
+    """From a name to (`NAME#1f3a9c04`, question) ...: a question has the same id in every job, so
+    that those of another day do not take its place."""
     for question in questions:
         if not question.strip():
             raise SettingsError("a question is empty: write what you want to know")
     if len(set(questions)) < len(questions):
         raise SettingsError("a question is given twice")
-    return lambda name: tuple((f"{name}#{n}", q) for n, q in enumerate(questions, 1))
+    labels = [hashlib.sha256(question.encode(errors="replace")).hexdigest()[:8]
+              for question in questions]  # fmt: skip
+    return lambda name: tuple(
+        (f"{name}#{label}", question) for label, question in zip(labels, questions, strict=True)
+    )
 
 
 def merged(tasks: Iterable[Task]) -> list[Task]:
@@ -134,13 +142,15 @@ def _rows(path: Path, name: str) -> Iterator[Row]:
         case ".parquet" | ".pq":
             yield from rows.parquet(path, _NEEDED)
         case _:
-            raise SettingsError(f"{name}: .jsonl, .csv or .parquet is needed")
+            raise SettingsError(
+                f"{name}: no manifest, which is .jsonl, .csv or .parquet; videos follow --videos"
+            )
 
 
 def _seconds(row: Row, name: str) -> float | None:
-    """A number; of a CSV, whose fields are all texts, also one that is written out."""
+    """A number, or a time as on the command line; a CSV's empty field is none."""
     value = row.fields.get(name)
     if isinstance(value, str):
-        with suppress(ValueError):  # which `number` will tell
-            row.fields[name] = float(value) if value.strip() else None
+        with suppress(SettingsError):  # which `number` will tell
+            row.fields[name] = seconds(value) if value.strip() else None
     return row.number(name)

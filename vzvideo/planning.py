@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vzvideo import storage
 from vzvideo.config import Settings
 from vzvideo.errors import SettingsError, VzVideoError
-from vzvideo.manifest import Task, merged, numbered
+from vzvideo.manifest import Task, labelled, merged
 from vzvideo.results import Results
 from vzvideo.stages import Failed, Work
 
@@ -104,7 +104,10 @@ def plan(
     if place not in stored:
         message = f"{task.video}: not in the index; `vzvideo index` adds it"
         return [], [*bad, Failed(work, "index", "not_indexed", message)]
-    file, version, about = stored[place]
+    file, version, about, why, message = stored[place]
+    if not file:
+        stage, _, code = why.partition(":")
+        return [], [*bad, Failed(work, stage, code, f"when it was indexed: {message}")]
     now = storage.version(task.video)
     if now and now != version:
         message = f"{task.video}: changed since it was indexed; `vzvideo index` does it anew"
@@ -113,18 +116,21 @@ def plan(
 
 
 class Stored(NamedTuple):
-    """Tokens of an index: the file, the video's version then, and the settings that made them."""
+    """Tokens of an index: the file, the video's version then, and the settings that made them; or,
+    without a file, why there are none."""
 
     file: str
     version: str
     about: dict[str, Any]
+    why: str  # an error, as rows name them
+    message: str
 
 
 def of_index(tokens: str, questions: Sequence[str], say: Say = lambda _: None) -> list[Task]:
     """A task for every video, or part of one, that `index` has compressed, all with the same
-    questions. Rows are called `ROW#1`, `ROW#2` ... by the rows of the index."""
+    questions. Rows are called after those of the index, see `manifest.labelled`."""
     _check_installed()
-    asked = numbered(questions)
+    asked = labelled(questions)
     names = ("id", "video", "start_s", "end_s", "file")
     rows = Results(rooted(tokens), columns(*names)).standing(names, mend=False)
     good = {name: row for name, row in rows.items() if row["file"]}
@@ -139,18 +145,18 @@ def of_index(tokens: str, questions: Sequence[str], say: Say = lambda _: None) -
 
 def indexed(tokens: str, planner: VideoQA) -> dict[Any, Stored]:
     """What is in an index, by the video's path from the root and the part of it."""
-    names = ("id", "video", "start_s", "end_s", "file", "settings", "version")
+    names = ("id", "video", "start_s", "end_s", "file", "settings", "version", "error", "message")
     rows = Results(tokens, columns(*names[:5])).standing(names, mend=False)
     found = {
         (rooted(row["video"]), row["start_s"], row["end_s"]): Stored(
-            storage.join(tokens, row["file"]), row["version"], json.loads(row["settings"])
+            storage.join(tokens, row["file"]) if row["file"] else "",
+            row["version"], json.loads(row["settings"]), row["error"], row["message"],
         )
         for row in rows.values()
-        if row["file"]
-    }
-    if not found:
+    }  # fmt: skip
+    if not any(each.file for each in found.values()):
         raise SettingsError(f"{tokens}: no tokens there; `vzvideo index --out` makes such a folder")
-    if {each.about["tower"] for each in found.values()} != {planner.tower}:
+    if {each.about["tower"] for each in found.values() if each.file} != {planner.tower}:
         raise SettingsError(
             f"{tokens}: encoded for another model than {planner.name!r}; choose that one, or index "
             "the videos again"

@@ -167,7 +167,7 @@ def _corpus(clip: Path, count: int) -> Numbers:
             with clocked(taken, "time_s"):
                 summary = corpus.ask(
                     tasks, str(folder / "out"), settings,
-                    progress=lambda progress: rates.append(progress.rate),
+                    progress=lambda progress: rates.append(progress.rate or 0.0),
                 )  # fmt: skip
         finally:
             over.set()

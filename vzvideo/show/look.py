@@ -17,11 +17,12 @@ from torch import Tensor
 
 from vzvideo import visionzip
 from vzvideo.errors import SettingsError
-from vzvideo.evidence import clock, fine
+from vzvideo.evidence import fine
 from vzvideo.models.encoder import Scored, join
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.qa import Progress, VideoQA
 from vzvideo.store import is_token_file
+from vzvideo.times import clock
 from vzvideo.types import VisualTokens
 from vzvideo.video.frames import frames_of
 from vzvideo.video.reader import check_file, no_frames
