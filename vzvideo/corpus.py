@@ -331,6 +331,7 @@ class _Meter:
 
     def __init__(self, progress: Callable[[Progress], None] | None) -> None:
         self._progress = progress
+        self._begun_s: float | None = None
         self._done_s: deque[float] = deque()
 
     def tell(self, summary: Summary, videos_left: int) -> None:
@@ -338,10 +339,13 @@ class _Meter:
         if self._progress is None:
             return
         now = time.monotonic()
+        self._begun_s = now if self._begun_s is None else self._begun_s
+        # What was done while models were loaded comes out all at once, and says nothing.
+        if now - self._begun_s < _SHORTEST_S:
+            self._done_s.clear()
         self._done_s.append(now)
         while len(self._done_s) > _LATELY and now - self._done_s[0] > _LATELY_S:
             self._done_s.popleft()
-        # What was done while models were loaded comes out all at once, and says nothing.
         span_s = now - self._done_s[0]
         rate = (len(self._done_s) - 1) / span_s if span_s > _SHORTEST_S else None
         left_s = videos_left / rate if rate else None
