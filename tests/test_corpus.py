@@ -37,7 +37,7 @@ BROKEN = {
     "text.mp4": "decode:invalid",
 }
 GOOD = ("0.mp4", "1.mp4", "2.mkv", "3.ts", "4.mp4", "5.ts", "6.mp4")
-NODE = {"num_cpus": 2, "object_store_memory": 200 << 20}
+NODE = {"num_cpus": 1, "object_store_memory": 200 << 20}
 
 
 def start_cluster() -> Any:
@@ -298,6 +298,27 @@ def test_what_no_actor_can_do_stops_the_job(
     with pytest.raises(VzVideoError, match="no weights here"):
         corpus.ask(tasks_of(videos, ("0.mp4",)), str(tmp_path / "out"), settings)
     assert not list((tmp_path / "out").glob("part-*"))
+
+
+def test_what_ray_stumbles_over_once_is_tried_again(
+    cluster: Any, videos: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubles = [flow.Trouble("Ray: an actor never ran", code="passing")]
+    moved = flow.moved
+
+    def stumbling(*arguments: Any) -> Iterator[Any]:
+        if troubles:
+            raise troubles.pop()
+        yield from moved(*arguments)
+
+    monkeypatch.setattr(corpus, "moved", stumbling)
+    said: list[str] = []
+    out = tmp_path / "out"
+    summary = corpus.ask(tasks_of(videos, ("0.mp4",)), str(out), settings, say=said.append)
+    assert (summary.done, summary.failed) == (3, {})
+    assert said[-2:] == [
+        "Ray: an actor never ran", "1 videos were lost on the way: trying them again"
+    ]  # fmt: skip
 
 
 def actors() -> list[psutil.Process]:

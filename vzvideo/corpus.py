@@ -256,7 +256,7 @@ class _Job:
                                 written = now
                             meter.tell(summary, len(waiting))
                     except Trouble as error:
-                        if not number and before == len(waiting):
+                        if not number and error.code != "passing" and before == len(waiting):
                             raise  # no actor ever worked: not a matter of single videos
                         trouble = error
                         say(str(error))

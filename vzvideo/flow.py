@@ -21,12 +21,15 @@ from vzvideo.stages import Stage, Work
 
 OBJECT_STORE_GIB = 2.0  # of a Ray that is started here; frames on their way lie there
 _MOST_ACTORS = 1000  # of a pool
+_WORTH, _WORTH_A_MODEL = 2, 8  # videos: for fewer it does not pay to start one more actor
 _CPUS_BESIDE_GPU = 0.1  # of an actor that works on a GPU
+_CANCELLED = "cancelled before it started running"
 _RETRIES = 5  # of a task whose actor died, within one pass
 
 
 class Trouble(VzVideoError):
-    """Ray gave up, or an actor could not be set up."""
+    """Ray gave up, or an actor could not be set up. Code "passing": there is no reason not to try
+    again."""
 
     code = "ray"
 
@@ -96,11 +99,11 @@ def _silenced(descriptor: int) -> Iterator[None]:
 
 
 def shares(
-    stages: Sequence[Pool], cores: float, gpus: float, memory: float
+    stages: Sequence[Pool], videos: int, cores: float, gpus: float, memory: float
 ) -> list[tuple[float, float, int]]:
     """CPUs and GPUs that an actor of each pool takes, and how many actors it may have at most.
 
-    memory: of the whole cluster, bytes.
+    cores, gpus, memory (bytes): of the whole cluster.
     """
     on_gpu = [pool for pool in stages if gpus and pool.gpus]
     on_cpu = [pool for pool in stages if pool not in on_gpu]
@@ -113,12 +116,14 @@ def shares(
     if len(on_cpu) > 1:
         taken = sum(pool.memory for pool in on_cpu)
         most = max(1, int(min(cores, memory / taken if taken else cores)))
-    return [
-        (_CPUS_BESIDE_GPU, pool.gpus, max(1, int(gpus)))
-        if pool in on_gpu
-        else (min(pool.cpus, share), 0.0, most)
-        for pool in stages
-    ]
+    found = []
+    for pool in stages:
+        worth = max(1, videos // (_WORTH_A_MODEL if pool.memory else _WORTH))
+        if pool in on_gpu:
+            found.append((_CPUS_BESIDE_GPU, pool.gpus, min(worth, max(1, int(gpus)))))
+        else:
+            found.append((min(pool.cpus, share), 0.0, min(worth, most)))
+    return found
 
 
 def moved(works: Sequence[Work], stages: Sequence[Pool], in_flight: int | None) -> Iterator[Any]:
@@ -144,7 +149,7 @@ def moved(works: Sequence[Work], stages: Sequence[Pool], in_flight: int | None) 
     items = [{"item": pickle.dumps(work, protocol=5)} for work in works]
     # A block a video: what is done is out of the pipeline at once.
     data: Any = ray.data.from_items(items, override_num_blocks=len(items))
-    for pool, (cpus, gpu, most) in zip(stages, shares(stages, *limits), strict=True):
+    for pool, (cpus, gpu, most) in zip(stages, shares(stages, len(items), *limits), strict=True):
         # Ray would for ever try again what kills its actor. These two are about to get names of
         # their own (2.64), hence the warning.
         retries: Any = {"max_restarts": -1, "max_task_retries": _RETRIES}
@@ -156,7 +161,7 @@ def moved(works: Sequence[Work], stages: Sequence[Pool], in_flight: int | None) 
                 batch_size=1,
                 compute=ActorPoolStrategy(
                     min_size=1,
-                    max_size=min(most, len(items)),
+                    max_size=most,
                     max_tasks_in_flight_per_actor=in_flight,
                 ),
                 num_cpus=cpus,
@@ -172,4 +177,5 @@ def moved(works: Sequence[Work], stages: Sequence[Pool], in_flight: int | None) 
         last = str(error).strip().splitlines()[-1][:400]  # behind the traceback
         ours = last.startswith("vzvideo.errors.")
         line = last.partition(": ")[2] if ours else f"Ray: {type(error).__name__}: {last}"
-        raise Trouble(line) from error
+        # Now and then Ray takes back an actor that it is about to start, and falls over it.
+        raise Trouble(line, code="passing" if _CANCELLED in last else None) from error
