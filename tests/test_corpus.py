@@ -24,7 +24,7 @@ from vzvideo import corpus, flow, manifest, planning
 from vzvideo.config import Settings
 from vzvideo.errors import BudgetError, SettingsError, VzVideoError
 from vzvideo.manifest import Task
-from vzvideo.stages import Answer, Encoded, Work
+from vzvideo.stages import Answer, Encoded, Failed, Work
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'vzvideo[corpus]'")
 
@@ -151,27 +151,27 @@ def test_what_an_answer_depends_on_makes_it_anew(
     clip, out, told = tmp_path / "clip.mp4", str(tmp_path / "out"), []
     clip.write_bytes((videos / "0.mp4").read_bytes())
 
-    def kept(question: str, settings: Settings, **more: Any) -> int:
-        tasks = [Task(str(clip), None, None, (("a", question),)),
-                 Task(str(videos / "1.mp4"), None, None, (("b", "Who?"),))]  # fmt: skip
+    def kept(question: str, other: str, settings: Settings, **more: Any) -> int:
+        still = Task(str(videos / "1.mp4"), None, None, (("b", other), ("c", "Who?")))
+        tasks = [Task(str(clip), None, None, (("a", question),)), still]
         told.clear()
         summary = corpus.ask(tasks, out, settings, say=told.append, **more)
-        assert len(rows_of(tmp_path / "out")) == summary.rows == 2
+        assert len(rows_of(tmp_path / "out")) == summary.rows == 3
         return summary.kept
 
-    assert kept("Is it?", settings) == 0
-    assert kept("Was it?", settings) == 1
-    assert "1 rows of another question: made again" in told
+    assert kept("Is it?", "Is it?", settings) == 0
     clip.write_bytes((videos / "2.mkv").read_bytes())
-    assert kept("Was it?", settings) == 1
+    assert kept("Is it?", "Was it?", settings) == 1
+    assert "1 rows of another question: made again" in told
     assert "1 rows of a video changed since: made again" in told
-    assert kept("Was it?", settings.replace(frames=2)) == 0
-    assert "2 rows made with other settings: made again" in told
+    few = settings.replace(frames=2)
+    assert kept("Is it?", "Was it?", few) == 0
+    assert "3 rows made with other settings: made again" in told
     assert {row["frames"] for row in rows_of(tmp_path / "out")} == {2}
     clip.unlink()  # an answer does not go because its video cannot be found
-    assert kept("Was it?", settings.replace(frames=2)) == 2
-    assert kept("Is it gone?", settings.replace(frames=2)) == 1
-    assert kept("Is it gone?", settings.replace(frames=2), retry_failed=True) == 1
+    assert kept("Is it?", "Was it?", few) == 3
+    assert kept("Is it gone?", "Was it?", few) == 2
+    assert kept("Is it gone?", "Was it?", few, retry_failed=True) == 2
     assert "1 rows that failed: made again" in told
 
 
@@ -304,18 +304,17 @@ def test_what_ray_stumbles_over_once_is_tried_again(
     cluster: Any, videos: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     troubles = [flow.Trouble("Ray: an actor never ran", code="passing")]
-    moved = flow.moved
 
-    def stumbling(*arguments: Any) -> Iterator[Any]:
+    def stumbling(works: list[Work], *_: Any) -> Iterator[Any]:
         if troubles:
             raise troubles.pop()
-        yield from moved(*arguments)
+        yield from (Failed(work, "encode", "second", "pass") for work in works)
 
     monkeypatch.setattr(corpus, "moved", stumbling)
     said: list[str] = []
     out = tmp_path / "out"
     summary = corpus.ask(tasks_of(videos, ("0.mp4",)), str(out), settings, say=said.append)
-    assert (summary.done, summary.failed) == (3, {})
+    assert (summary.done, summary.failed) == (3, {"encode:second": 3})
     assert said[-2:] == [
         "Ray: an actor never ran", "1 videos were lost on the way: trying them again"
     ]  # fmt: skip
@@ -383,14 +382,13 @@ def test_a_killed_driver_is_gone_on_from(videos: Path, settings: Settings, tmp_p
                settings.model, "--tokens-per-frame", "5", "--frames", "4",
                "--max-new-tokens", "6"]  # fmt: skip
     environment = os.environ | {"RAY_ADDRESS": "local"}  # each with a Ray of its own
-    for files in (1, 2):  # killed once with nothing but some rows, once with some more
-        driver = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        ends = time.monotonic() + 200
-        while len(list(out.glob("part-*"))) < files and driver.poll() is None:
-            assert time.monotonic() < ends
-            time.sleep(0.05)
-        driver.kill()
-        driver.wait()
+    driver = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    ends = time.monotonic() + 200
+    while not list(out.glob("part-*")) and driver.poll() is None:
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    driver.kill()
+    driver.wait()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
     assert done.returncode == 1, done.stderr
     assert done.stdout == f"{out}\n"

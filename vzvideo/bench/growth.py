@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,8 @@ def _corpus(clip: Path, count: int) -> Numbers:
 
     from vzvideo import corpus
 
-    over, resident, rates = threading.Event(), [0], [0.0]
+    over, resident = threading.Event(), [0]
+    done_s: list[float] = []
     taken: Columns = {}
 
     def held(process: Any) -> int:
@@ -167,15 +169,15 @@ def _corpus(clip: Path, count: int) -> Numbers:
             with clocked(taken, "time_s"):
                 summary = corpus.ask(
                     tasks, str(folder / "out"), settings,
-                    progress=lambda progress: rates.append(progress.rate or 0.0),
+                    progress=lambda _: done_s.append(time.perf_counter()),
                 )  # fmt: skip
         finally:
             over.set()
             watcher.join()
     if summary.failed or summary.done != count:
         raise RuntimeError(f"{summary.done} of {count} rows done, failed: {dict(summary.failed)}")
-    # A rate is there once the first row is; starting Ray and loading models are not in it.
-    steady = {"rows_per_s": rates[-1]} if rates[-1] > 0 else {}
+    # From the first row on: starting Ray and loading models are not in it.
+    steady = {"rows_per_s": (len(done_s) - 1) / (done_s[-1] - done_s[0])}
     return {"time_s": taken["time_s"][0], "resident_peak_bytes": max(resident)} | steady
 
 
