@@ -148,9 +148,8 @@ def stages_and_job(videos: list[Path], settings: Settings) -> dict[str, Any]:
 
 def nodes(videos: list[Path], settings: Settings) -> dict[str, Any]:
     """Decoding, and nothing else, on two nodes of one core against one."""
-    settings = settings.replace(
-        frames=1, sampling="scenes", cache=False
-    )  # every frame is looked at
+    # To find the scenes every frame is decoded, and one of them goes on its way.
+    settings = settings.replace(frames=1, sampling="scenes", cache=False)
     planner = qa.load(settings=settings, part="outline")
     works = works_of(tasks_of(videos, 12 * len(videos), QUESTIONS[:1]), planner)
     found: dict[str, Any] = {}

@@ -86,6 +86,8 @@ def test_a_job_with_a_failure_says_so_in_json_too(folder: Path, checkpoint: Path
     rows = {row["id"]: row for row in map(json.loads, lines)}
     errors = {row["video"]: row["error"] for row in rows.values()}
     assert errors == {str(folder / "a.mp4"): None, str(folder / "b.mp4"): "decode:invalid"}
+    answers = {row["video"]: row["answer"] for row in rows.values()}
+    assert answers[str(folder / "a.mp4")] is not None
     assert done.stderr.strip().startswith("2 rows: 1 good, 1 failed (decode:invalid 1); 0 were")
 
 

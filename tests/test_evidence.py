@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vzvideo
-from vzvideo.evidence import Evidence, clock, evidence, fine
+from vzvideo.evidence import Evidence, evidence, fine
 from vzvideo.models import catalog, weights
 from vzvideo.models.encoder import join
+from vzvideo.times import clock
 
 shares = st.lists(st.floats(0, 1), min_size=1, max_size=40).filter(lambda all: sum(all) > 1e-3)
 

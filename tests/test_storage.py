@@ -244,10 +244,10 @@ def test_a_store_cannot_be_listed_without_pyarrow_and_says_so() -> None:
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """A bucket with FILES in it, on a server of this process."""
-    server = pytest.importorskip("moto.server", reason="the S3 server is not installed: pip moto")
+    from moto.server import ThreadedMotoServer
     from pyarrow import fs
 
-    here = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    here = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     here.start()
     address = "{}:{}".format(*here.get_host_and_port())
     with pytest.MonkeyPatch.context() as patch:

@@ -53,7 +53,9 @@ def test_every_reader_shows_the_same_frames(cells: Any) -> None:
         assert spreads.check(cell, 1) == 3 * len(ran) + 1
 
 
-@pytest.mark.skipif(bool(find_spec("torchcodec")), reason="it is told as missing only where it is")
+@pytest.mark.skipif(
+    bool(find_spec("torchcodec")), reason="torchcodec is installed, and this is about its absence"
+)
 def test_a_reader_that_is_not_installed_says_so_in_one_line(cells: Any) -> None:
     for cell in cells:
         assert cell["readers"]["torchcodec"] == {
@@ -124,7 +126,8 @@ def test_a_clip_is_what_it_says(scratch: Path, codec: str, gop: int) -> None:
 
 
 @pytest.mark.skipif(
-    not hasattr(os, "sched_getscheduler"), reason="this system has no scheduling policy to keep"
+    not hasattr(os, "sched_getscheduler"),
+    reason="only Linux has scheduling policies that a codec could change",
 )
 def test_making_a_clip_leaves_the_thread_its_scheduling(tmp_path: Path) -> None:
     """SVT-AV1 takes a real-time priority, which it gets as root alone; anyone may take BATCH."""

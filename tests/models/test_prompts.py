@@ -54,13 +54,10 @@ def test_what_a_template_writes_at_its_beginning_is_not_written_twice(
     assert before[0] == tokenizer.bos_token_id
 
 
-@pytest.mark.parametrize(
-    ("template", "times"), [("no video", 0), ("<video><video>", 2)], ids=["none", "two"]
-)
+@pytest.mark.parametrize("template", ["no video", "<video><video>"], ids=["none", "two"])
 def test_a_template_that_does_not_place_the_video_once_is_refused(
-    tokenizer: PreTrainedTokenizerFast, template: str, times: int
+    tokenizer: PreTrainedTokenizerFast, template: str
 ) -> None:
-    assert template.count("<video>") == times
     with pytest.raises(ModelError, match="exactly once"):
         prompts(tokenizer, template).opening(QUESTION)
 

@@ -108,9 +108,8 @@ class VideoLlava:
 
     def ask_ids(self, prefix: Prefix, question: str) -> Tensor:
         """All token ids (1, S) up to where the answer to the next question begins."""
-        tail = (
-            self.prompts.following(question) if prefix.asked else self.prompts.opening(question)[1]
-        )
+        prompts = self.prompts
+        tail = prompts.following(question) if prefix.asked else prompts.opening(question)[1]
         return torch.cat([prefix.ids, self._row(tail)], dim=1)
 
     @torch.inference_mode()
