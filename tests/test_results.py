@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,16 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
 
 
 # -- settle
+
+
+def test_files_sort_as_they_were_written_whatever_the_clock_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = 10**9  # from its last nanosecond into the next; twice the same; put back
+    clock = iter([second - 1, second, second, second - 5, 3 * second])
+    monkeypatch.setattr(time, "time_ns", lambda: next(clock))
+    written(tmp_path, "e", "d", "c", "b", "a")
+    assert standing(tmp_path) == ("edcba", [])
 
 
 @each_format

@@ -36,7 +36,7 @@ class Results:
         self._system, self._folder = storage.filesystem(out)
         if out.startswith("file://"):
             self.out = self._folder  # so that it is locked and written as every other folder
-        self._number = 0
+        self._written_ns = 0
 
     def __enter__(self) -> Results:
         if not storage.is_stored(self.out):
@@ -105,11 +105,12 @@ class Results:
     def flush(self) -> None:
         """Writes what was added since the last time, as one more file."""
         if self._waiting:
-            # Later files sort behind earlier ones, also those of another run.
-            self._number += 1
-            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-            name = f"part-{stamp}-{time.time_ns() % 10**9:09d}-{self._number:04d}.{self._format}"
-            self._write(name, self._waiting)
+            # Later files sort behind earlier ones, also those of another run, and in one run also
+            # where the clock was put back.
+            self._written_ns = max(time.time_ns(), self._written_ns + 1)
+            second, ns = divmod(self._written_ns, 10**9)
+            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(second))
+            self._write(f"part-{stamp}-{ns:09d}.{self._format}", self._waiting)
             self._waiting = []
 
     # -- files
