@@ -38,13 +38,14 @@ DENSE_BAR = "decode, dense: at most 1.05x of the best other's time"
 SPARSE_BAR = "decode, sparse: 1.5x faster than the best other"
 OVERLAP = "decode and encode together within 1.15x of the slower one"
 WHY = {  # written by hand, shown where a bar is missed
-    DENSE_BAR: "of 360p torchcodec is ahead, by a hundredth of a second or a few: we decode the "
+    DENSE_BAR: "of 360p torchcodec is ahead, by 0.01 to 0.09 s: we decode the "
     "first frame to know where time begins and how the picture is turned, and one frame beyond the "
     "one wanted to know that it is the one on show, and Python stands around each frame. From "
-    "1080p on we are ahead of everyone.",
-    SPARSE_BAR: "choosing between decoding on and seeking pays where a clip is long and keyframes "
-    "are far apart. In a minute of video every reader decodes nearly the same frames, and with a "
-    "keyframe every half second torchcodec, which needs none beyond the one wanted, is ahead.",
+    "1080p on the median is below 1 for every clip.",
+    SPARSE_BAR: "frames far apart are read by several readers, each between keyframes of its own, "
+    "and here there are two cores for them. With a keyframe every half second there is less to "
+    "decode beside opening the file and seeking; and clips of 20 and 30 seconds with two or three "
+    "keyframes have too few to share out.",
     OVERLAP: "on two cores decoding and encoding each keep both of them busy, so together they "
     "take nearly the sum; one can hide the other only where it has cores, or a GPU, to itself. "
     "Threads of PyTorch that spin while they wait made it worse than the sum: the command line has "

@@ -178,6 +178,19 @@ def test_not_a_video(tmp_path: Path) -> None:
         open_video(sound)
 
 
+def test_a_decoder_that_cannot_be_opened(tmp_path: Path) -> None:
+    path = tmp_path / "lossless.mkv"
+    kind = Kind("lossless", ".mkv", "ffv1", frames=3)
+    kind.make(kind, path)
+    with av.open(str(path)) as container:
+        settings = container.streams.video[0].codec_context.extradata
+    assert settings
+    content = path.read_bytes()
+    assert settings in content
+    path.write_bytes(content.replace(settings, bytes(len(settings))))
+    assert code_of(path) == "no_frames"
+
+
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     assert code_of(tmp_path / "pipe.mp4") == "unreadable"

@@ -6,11 +6,14 @@ on the way.
 
 from __future__ import annotations
 
+import copy
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any
 
 import av
@@ -22,10 +25,12 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vzvideo.errors import VideoError
+from vzvideo.types import FrameBatch
 from vzvideo.video.demuxer import Demuxer
 from vzvideo.video.hwaccel import acceleration
 from vzvideo.video.pictures import pixels_of
 from vzvideo.video.reader import AT_ONCE, SAME_S, Video, VideoInfo, finite, no_frames, scaled
+from vzvideo.video.relay import Opener, Relay
 
 _SKIP_MARGIN_S = 0.3  # frames nobody refers to are decoded only this close to a time asked for
 _BLIND_SEEK_S = 2.0  # how far ahead to seek where the file has no index of keyframes
@@ -36,7 +41,16 @@ _TAIL_S = 5.0  # of a larger one, only this much before the end its header claim
 _LAST_TICK = 2**62  # later than any timestamp
 _LARGE = 2**19  # pixels of a frame from which on handing it to another thread pays
 _LEAP = 1.5  # times as far as the frames before, and a timestamp may be a wrong one
+_READERS = 8  # of one file at once, at most
+_STRETCH_BYTES = 2**25  # that the pictures of one stretch may take, if it is to have its own reader
 _SMALL = 32  # edge of the pictures that `differences` compares
+
+
+def _usable_cores() -> int:
+    """Of this process, which may have been given fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class PyAVVideo(Video):
@@ -56,10 +70,13 @@ class PyAVVideo(Video):
         hwaccel: str | None = None,
     ) -> None:
         self.source = source
-        self._threads = threads
+        self._threads, self._deadline_s = threads, deadline_s
+        self._cores = threads or _usable_cores()
+        self._relays: list[Relay] = []
+        self._over = threading.Event()  # set where nobody wants any more of it
         self._painters: ThreadPoolExecutor | None = None
-        device = acceleration(hwaccel) if hwaccel else None
-        self._demuxer = Demuxer(source, deadline_s, device, give_up=self.close)
+        self._device = acceleration(hwaccel) if hwaccel else None
+        self._demuxer = Demuxer(source, deadline_s, self._device, give_up=self.close)
         self._container: InputContainer | None = None
         self._start_s = 0.0
         self._lost = 0
@@ -73,7 +90,7 @@ class PyAVVideo(Video):
             self._ahead = first
             self._start_s = self._time(first)
             self._shape = first.width, first.height, first.rotation % 360
-            painters = min(AT_ONCE, threads or os.cpu_count() or 1)
+            painters = min(AT_ONCE, self._cores)
             if painters > 1 and first.width * first.height >= _LARGE:
                 self._painters = ThreadPoolExecutor(painters, "vzvideo picture")
             self._size = scaled(first.width, first.height, size)
@@ -85,6 +102,38 @@ class PyAVVideo(Video):
             raise
 
     # -- the contract
+
+    def stream(self, times_s: NDArray[np.float64], batch: int = 8) -> Iterator[FrameBatch]:
+        self._check_open()
+        stretches = self._stretches(np.maximum(times_s, 0.0).tolist())
+        # Two stretches for each at least: else some would have none while others are at their last.
+        readers = min(_READERS, self._cores, len(stretches) // 2)
+        if readers < 2:
+            yield from super().stream(times_s, batch)
+            return
+        first_s = stretches[0][0] + self._start_s
+        if not self._worth_seeking(self._start_s, first_s):
+            self._lost = 0  # before the first frame: whoever begins there comes upon it again
+        # With all cores there are: a decoder's own threads help where stretches are few and long.
+        threads = self._cores // readers
+        relay = Relay(stretches, [self._another(threads) for _ in range(readers)])
+        self._relays.append(relay)
+
+        def shown_at(_: float) -> tuple[float, Callable[[], NDArray[np.uint8]]]:
+            self._check_open()
+            try:
+                at_s, picture = relay.shown()
+            except VideoError:
+                self._demuxer.check_unchanged()  # which would be the reason
+                raise
+            self._lost, relay.lost = self._lost + relay.lost, 0
+            return at_s, picture
+
+        try:
+            yield from self._batches(times_s, batch, shown_at)
+        finally:
+            relay.close()
+            self._relays.remove(relay)
 
     def keyframes_s(self) -> NDArray[np.float64]:
         times = [at_s for packet, at_s in self.packets() if packet.is_keyframe]
@@ -113,6 +162,8 @@ class PyAVVideo(Video):
         return np.array(times), np.array(changes, np.float32)
 
     def close(self) -> None:
+        for relay in list(self._relays):
+            relay.close()
         if self._painters is not None:
             self._painters.shutdown()  # what has been begun is soon done, and may be waited for
         self._disconnect()
@@ -132,6 +183,10 @@ class PyAVVideo(Video):
         self._container, self._stream = self._demuxer.connect(decode=True)
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = self._threads
+        # Some decoders of AV1 stay for ever with what they leave out when they are opened. What
+        # cannot be opened fails again when it is to decode.
+        with suppress(av.error.FFmpegError, ValueError):
+            self._stream.codec_context.open(strict=False)
         self._tick_s = float(self._stream.time_base or 0)
         # Seconds a frame, as far as the file's own header knows.
         self._step_s = 1 / (finite(float(self._stream.guessed_rate or 0)) or 25.0)
@@ -236,8 +291,7 @@ class PyAVVideo(Video):
 
     def _frame_at(self, time_s: float) -> VideoFrame:
         """The frame on show at `time_s`: the last that starts no later, or the nearest."""
-        if self._container is None:
-            raise VideoError(f"{self.source}: the video has been closed", code="closed")
+        self._check_open()
         target_s = max(time_s, 0.0) + self._start_s + SAME_S
         self._approach(target_s)
         full_s = target_s - self._skip_margin_s
@@ -248,6 +302,10 @@ class PyAVVideo(Video):
             self._rewind(target_s)
             found, _ = self._advance(target_s, -np.inf)
         return found
+
+    def _check_open(self) -> None:
+        if self._container is None:
+            raise VideoError(f"{self.source}: the video has been closed", code="closed")
 
     def _advance(self, target_s: float, full_s: float) -> tuple[VideoFrame, bool]:
         """Decodes on to the frame on show at `target_s`; says too whether that took decoding."""
@@ -289,6 +347,45 @@ class PyAVVideo(Video):
         if key >= 0 and entries[key].timestamp * self._tick_s > here_s + slack_s:
             return True
         return not self._indexed and target_s - here_s > self._blind_s
+
+    def _stretches(self, times: list[float]) -> list[list[float]]:
+        """Ascending times, parted where going from one to the next is worth a seek.
+
+        One stretch where the file does not tell its keyframes, or where the pictures between two
+        of them would take too much memory.
+        """
+        index = self._indexed and self._seekable and not self._dts_only
+        if self._cores < 2 or self._device or not (index and self._demuxer.version and times):
+            return [times]
+        most = max(1, _STRETCH_BYTES // (3 * self._size[0] * self._size[1]))
+        parted = [times[:1]]
+        for before_s, time_s in pairwise(times):
+            if self._worth_seeking(before_s + self._start_s, time_s + self._start_s):
+                parted.append([])
+            elif len(parted[-1]) == most:
+                return [times]
+            parted[-1].append(time_s)
+        return parted
+
+    def _another(self, threads: int) -> Opener:
+        """Opens the same video once more, for another thread."""
+        other = copy.copy(self)
+        other._container = other._painters = None
+        other._frames = iter(())
+        other._current = other._ahead = other._shown = other._picture = None
+        other._lost, other._threads, other._cores, other._relays = 0, threads, 1, []
+        other._demuxer = Demuxer(self.source, self._deadline_s, None, give_up=other.close)
+
+        def opened(over: threading.Event) -> PyAVVideo:
+            other._over = over
+            try:
+                other._open()
+            except BaseException:
+                other.close()
+                raise
+            return other
+
+        return opened
 
     def _rewind(self, target_s: float) -> None:
         """Moves to a keyframe from which decoding on leads to `target_s`.
@@ -367,6 +464,8 @@ class PyAVVideo(Video):
         context = self._stream.codec_context
         assert self._container is not None
         for packet in self._demuxer.packets(self._container, self._stream):
+            if self._over.is_set():
+                return
             if packet is None:
                 self._lost += 1
                 continue

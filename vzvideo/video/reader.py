@@ -66,10 +66,19 @@ class Video(abc.ABC):
         Each frame comes once, however many of the times it is shown at. `asked` counts the times
         answered by a batch, `lost` the damaged packets and frames passed over for it.
         """
+        return self._batches(times_s, batch, self._shown_at)
+
+    def _batches(
+        self,
+        times_s: NDArray[np.float64],
+        batch: int,
+        shown_at: Callable[[float], tuple[float, Callable[[], NDArray[np.uint8]]]],
+    ) -> Iterator[FrameBatch]:
+        """The batches of `stream`; shown_at: as `_shown_at`."""
         asked, last_s = 0, -math.inf
         filling = _Filling(min(batch, len(times_s)))
         for number, time_s in enumerate(times_s):
-            at_s, picture = self._shown_at(float(time_s))
+            at_s, picture = shown_at(float(time_s))
             if at_s > last_s:
                 if len(filling.pts_s) == batch:
                     yield self._batch(filling, asked)
@@ -192,7 +201,9 @@ def open_video(
         decoder: "pyav" or "decord".
         size: shortest edge, in pixels, to which larger frames are scaled as they are decoded.
         deadline_s: how long a server may stay silent, and how long decord may take for a frame.
-        threads: how many PyAV decodes with; 0 for as many as suit the machine.
+        threads: how many PyAV decodes with; 0 for as many as suit the machine. In a local file
+            with an index (MP4, MOV), frames far apart are read by several readers that share
+            these threads, eight at most.
         hwaccel: a device that PyAV may decode on ("cuda", "videotoolbox", ...); what that device
             cannot decode, the processor does.
 
