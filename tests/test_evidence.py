@@ -16,7 +16,7 @@ import vzvideo
 from vzvideo.evidence import Evidence, evidence, fine
 from vzvideo.models import catalog, weights
 from vzvideo.models.encoder import join
-from vzvideo.times import clock
+from vzvideo.words import clock
 
 shares = st.lists(st.floats(0, 1), min_size=1, max_size=40).filter(lambda all: sum(all) > 1e-3)
 

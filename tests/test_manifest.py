@@ -14,6 +14,7 @@ import pytest
 
 from vzvideo.errors import SettingsError
 from vzvideo.manifest import Task, find, merged, read
+from vzvideo.words import counted
 
 COLUMNS = ("id", "video", "question", "start_s", "end_s")
 
@@ -51,7 +52,7 @@ def problems(path: str) -> list[str]:
     if told:
         shown = len([line for line in told if not line.strip().startswith("and ")])
         assert head.startswith(f"{path}: ")
-        assert head == f"{path}: {shown} problems" or shown == 20
+        assert head == f"{path}: {counted(shown, 'problem')}" or shown == 20
     return [line.strip() for line in told] or [head]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vzvideo.errors import BudgetError, VzVideoError
-from vzvideo.types import FrameBatch, Role, VisualTokens
+from vzvideo.types import Answer, FrameBatch, Role, VisualTokens
 
 
 def frames(**changes: Any) -> FrameBatch:
@@ -121,3 +121,9 @@ def test_errors_keep_kind_line_and_code_across_processes() -> None:
     for error in (BudgetError("too much"), VzVideoError("gone", code="not_found")):
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again), again.code) == (type(error), str(error), error.code)
+
+
+def test_an_answer_prints_as_its_text() -> None:
+    answer = Answer("A dog.", "What is it?", "clip.mp4", "mini", [0.0], 257, 17, {"decode": 0.1})
+    assert f"{answer}" == "A dog."
+    assert "question='What is it?'" in repr(answer)

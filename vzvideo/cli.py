@@ -18,19 +18,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vzvideo import cli_bench, cli_corpus, cli_show, cli_stream
-from vzvideo.cli_options import ANSWERING, Json, check, progress_bars, say, with_settings
+from vzvideo import cli_bench, cli_corpus, cli_eval, cli_show, cli_stream
+from vzvideo.cli_options import (
+    ANSWERING,
+    Json,
+    check,
+    load,
+    progress_bars,
+    say,
+    with_settings,
+)
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
+from vzvideo.words import counted
 
 if TYPE_CHECKING:
     from vzvideo.asking import Asking
-    from vzvideo.config import Settings
-    from vzvideo.evaluation.run import Score
     from vzvideo.evidence import Evidence
-    from vzvideo.qa import Encoded, VideoQA
+    from vzvideo.qa import Encoded
     from vzvideo.types import Answer
-
-_MOST_LINES = 5  # on stderr, of what went wrong with a file of questions
 
 app = typer.Typer(
     name="vzvideo",
@@ -135,7 +140,7 @@ def ask(
     try:
         check(video, settings)
         _check_questions(questions)
-        qa = _load(settings)
+        qa = load(settings)
         stage = "encode"
         if len(questions) > 1:
             with progress_bars() as progress:
@@ -167,7 +172,7 @@ def chat(
 ) -> None:
     """Talk about a video; every question after the first costs only itself."""
     check(video, settings)
-    qa = _load(settings)
+    qa = load(settings)
     with progress_bars() as progress:
         talk = qa.chat(video, progress=progress)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
@@ -207,98 +212,19 @@ def encode(
     check(video, settings)
     if "://" not in video and store.is_token_file(Path(video)):
         raise SettingsError(f"{video}: holds visual tokens already; `ask` and `chat` take it")
-    qa = _load(settings)
+    qa = load(settings)
     with progress_bars() as progress:
         encoded = qa.encode_timed(video, progress=progress)
     store.save(encoded.tokens, target)
     tokens = encoded.tokens
     typer.echo(target)
     say(
-        f"{tokens.frames} frames, {tokens.tokens_before} -> {len(tokens)} tokens, "
+        f"{counted(tokens.frames, 'frame')}, {tokens.tokens_before} -> {len(tokens)} tokens, "
         f"{target.stat().st_size / 1024:.0f} KB{_gaps(encoded)}"
     )
 
 
-@app.command("eval")
-@with_settings(**ANSWERING)
-def evaluate(
-    questions: Annotated[Path, typer.Argument(help="JSONL, or a published file with --format.")],
-    settings: Any,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", help="Folder for results (beside the file: NAME.eval)."),
-    ] = None,
-    file_format: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help="jsonl, msvd-qa, msrvtt-qa, tgif-qa, activitynet-qa, next-qa, mvbench, video-mme.",
-        ),
-    ] = None,
-    videos: Annotated[Path | None, typer.Option(help="Folder with the videos.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="So many questions, drawn at random.")
-    ] = None,
-    prompt: Annotated[str, typer.Option(help="What is asked, {question} in it.")] = "{question}",
-    choose: Annotated[
-        str,
-        typer.Option(help="Of several options: likelihood (of their text), pmi or letter."),
-    ] = "likelihood",
-    no_baselines: Annotated[
-        bool, typer.Option("--no-baselines", help="Leave out no video and wrong video.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Score a model on a file of questions, beside what it scores without the video."""
-    from vzvideo.evaluation import questions as files
-    from vzvideo.evaluation import run
-
-    asked = run.sample(files.read(questions, format=file_format, videos=videos), limit)
-    run.check(asked, prompt, choose)
-    file = questions.resolve()
-    target = out or file.with_name(file.stem + ".eval")
-    qa = _load(settings)
-    wrong: list[str] = []
-    with progress_bars() as progress:
-        scores = run.run(
-            qa, asked, target, prompt=prompt, choose=choose,  # type: ignore[arg-type]
-            baselines=not no_baselines, progress=progress, say=wrong.append,
-        )  # fmt: skip
-    for line in wrong[:_MOST_LINES]:
-        say(f"vzvideo: {line}")
-    if len(wrong) > _MOST_LINES:
-        say(f"vzvideo: and {len(wrong) - _MOST_LINES} more, each in its row")
-    if as_json:
-        for score in scores:
-            typer.echo(json.dumps(dataclasses.asdict(score)))
-    else:
-        _print_scores(scores)
-    say(str(target / "answers.parquet"))
-    if any(score.failed for score in scores):
-        raise typer.Exit(1)
-
-
-def _print_scores(scores: list[Score]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    def shown(value: float | None, digits: int = 3) -> str:
-        return "" if value is None else f"{value:.{digits}f}"
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("kind", "metric", "questions", "score", "95 %", "no video", "wrong video"):
-        table.add_column(heading, justify="left" if heading in ("kind", "metric") else "right")
-    failed = any(score.failed for score in scores)
-    if failed:
-        table.add_column("failed", justify="right")
-    for s in scores:
-        between = "" if s.low is None else f"{shown(s.low)}-{shown(s.high)}"
-        cells = [s.kind, s.metric, str(s.questions), shown(s.score), between]
-        cells += [shown(s.no_video), shown(s.wrong_video), *([str(s.failed)] if failed else [])]
-        table.add_row(*cells)
-    Console(highlight=False).print(table)
-
-
+app.command("eval")(cli_eval.evaluate)
 app.command()(cli_corpus.batch)
 app.command()(cli_corpus.index)
 app.command()(cli_stream.watch)
@@ -352,13 +278,6 @@ def pull(
 # -- words out
 
 
-def _load(settings: Settings) -> VideoQA:
-    from vzvideo import qa
-
-    with progress_bars() as progress:
-        return qa.load(settings=settings, progress=progress, say=say)
-
-
 def _relay(asking: Asking, as_json: bool, evidence: bool = False) -> None:
     piece = ""
     for piece in asking:
@@ -408,7 +327,7 @@ def _facts(answer: Answer, encoded: Encoded | None = None) -> None:
     seconds = ", ".join(f"{stage} {s:.2f} s" for stage, s in answer.seconds.items())
     origin = "from the cache, " if answer.cached else ""
     say(
-        f"[{answer.model}] {len(times)} frames ({times[0]:.1f}-{times[-1]:.1f} s), "
+        f"[{answer.model}] {counted(len(times), 'frame')} ({times[0]:.1f}-{times[-1]:.1f} s), "
         f"{answer.tokens_before} -> {answer.tokens} tokens, {origin}{seconds}"
         f"{_gaps(encoded) if encoded else ''}"
     )
@@ -419,9 +338,9 @@ def _gaps(encoded: Encoded) -> str:
     frames = encoded.tokens.frames
     words = []
     if encoded.asked > frames:
-        words.append(f"{encoded.asked} frames asked for, the video shows {frames} different ones")
+        words.append(f"{encoded.asked} frames asked for, different ones in the video: {frames}")
     if encoded.lost:
-        words.append(f"{encoded.lost} damaged packets or frames passed over")
+        words.append(f"damaged packets or frames passed over: {encoded.lost}")
     return "".join(f"; {word}" for word in words)
 
 

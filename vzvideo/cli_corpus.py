@@ -15,7 +15,7 @@ import typer
 from vzvideo.cli_options import ANSWERING, Json, say, with_settings
 from vzvideo.errors import SettingsError
 from vzvideo.manifest import MANIFESTS
-from vzvideo.times import span
+from vzvideo.words import counted, span
 
 if TYPE_CHECKING:
     from vzvideo.corpus import Progress, Summary
@@ -178,7 +178,7 @@ def _finish(summary: Summary, out: str, as_json: bool) -> None:
         typer.echo(out)
     why = ", ".join(f"{code} {count}" for code, count in summary.failed.most_common())
     say(
-        f"{summary.rows} rows: {summary.rows - failed} good, {failed} failed"
+        f"{counted(summary.rows, 'row')}: {summary.rows - failed} good, {failed} failed"
         f"{f' ({why})' if why else ''}; {summary.kept} were there before; {summary.seconds:.0f} s"
     )
     if failed:

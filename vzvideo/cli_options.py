@@ -18,7 +18,7 @@ from vzvideo.errors import SettingsError, VideoError
 
 if TYPE_CHECKING:
     from vzvideo.config import Settings
-    from vzvideo.qa import Progress
+    from vzvideo.qa import Progress, VideoQA
 
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
 Seconds = Annotated[str | None, typer.Option(metavar="TIME", help="Seconds, or as in 1:23:45.")]
@@ -107,10 +107,10 @@ def with_settings(**more: tuple[Any, Any]) -> Callable[[Callable[..., None]], Ca
 
 
 def _settings(said: dict[str, Any]) -> Settings:
-    from vzvideo import config, times
+    from vzvideo import config, words
 
     ends = [said.pop("start"), said.pop("end")]
-    start_s, end_s = (None if end is None else times.seconds(end) for end in ends)
+    start_s, end_s = (None if end is None else words.seconds(end) for end in ends)
     if said.pop("no_compress"):
         said["compress"] = False
     if said.pop("no_cache"):
@@ -189,6 +189,14 @@ def check(video: str, settings: Settings | None = None) -> None:
                 "its start",
                 code="clip",
             )
+
+
+def load(settings: Settings) -> VideoQA:
+    """The model of these settings; a download shows how far it is."""
+    from vzvideo import qa
+
+    with progress_bars() as progress:
+        return qa.load(settings=settings, progress=progress, say=say)
 
 
 def say(line: str) -> None:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vzvideo.cli_options import ANSWERING, Json, progress_bars, say, with_settings
+from vzvideo.cli_options import ANSWERING, Json, load, say, with_settings
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
-from vzvideo.times import clock
+from vzvideo.words import clock
 
 if TYPE_CHECKING:
     from vzvideo.config import Settings
@@ -59,7 +59,6 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """Watch live video, asking it again and again, or whatever is typed meanwhile."""
-    from vzvideo import qa
     from vzvideo.asking import checked
     from vzvideo.ingest import check_policy
     from vzvideo.video.live import Live
@@ -77,8 +76,7 @@ def watch(
     _check_settings(settings)
     Live(source)  # says at once, before a model is loaded, that there is no such file
     questions = [checked(question) for question in questions or []]
-    with progress_bars() as progress:
-        model = qa.load(settings=settings, progress=progress, say=say)
+    model = load(settings)
     restore = state if state is not None and state.exists() else None
     stream = model.stream(
         budget=budget, policy=policy, tolerance=tolerance, restore=restore,  # type: ignore[arg-type]

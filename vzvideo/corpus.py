@@ -28,6 +28,7 @@ from vzvideo.results import Format, Results
 from vzvideo.rows import printable
 from vzvideo.stages import Answer, Answered, Decode, Encode, Failed, Keep, Kept, Stage, Work
 from vzvideo.video.guarded import Guard
+from vzvideo.words import counted
 
 if TYPE_CHECKING:
     from vzvideo.qa import VideoQA
@@ -263,7 +264,7 @@ class _Job:
                     if not waiting:
                         break
                     if number < _PASSES - 1:
-                        say(f"{len(waiting)} videos were lost on the way: trying them again")
+                        say(f"lost on the way: {counted(len(waiting), 'video')}; trying again")
                 if waiting and trouble:
                     raise trouble  # the cluster's, not the videos': the same command goes on
             for work in waiting.values():
@@ -300,14 +301,14 @@ class _Job:
         words = {"settings": "made with other settings", "version": "of a video changed since",
                  "question": "of another question", "error": "that failed"}  # fmt: skip
         for reason, count in why.items():
-            say(f"{count} rows {words.get(reason, 'of another video')}: made again")
+            say(f"{counted(count, 'row')} {words.get(reason, 'of another video')}: made again")
         others = len(before) - len(standing) - stale
         if others:
-            say(f"{others} rows of other questions stay where they are")
+            say(f"of other questions, left where they are: {counted(others, 'row')}")
         if standing:
             failed = sum(row["error"] is not None for row in standing.values())
             again = f", {failed} of them failed (--retry-failed tries again)" if failed else ""
-            say(f"{len(standing)} rows are there already{again}")
+            say(f"there already: {counted(len(standing), 'row')}{again}")
         return standing, stale
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from vzvideo.config import Settings
 from vzvideo.errors import VzVideoError
 from vzvideo.manifest import Task
-from vzvideo.times import span
 from vzvideo.video import sampling
 from vzvideo.video.guarded import Guard, GuardedDecoder
+from vzvideo.words import counted, span
 
 if TYPE_CHECKING:
     from vzvideo.qa import VideoQA
@@ -46,13 +46,13 @@ class Estimate:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.videos} videos, {span(3600 * self.hours)} together",
-            f"{self.frames} frames, {self.tokens_before} tokens -> {self.tokens}",
+            f"{counted(self.videos, 'video')}, {span(3600 * self.hours)} together",
+            f"{counted(self.frames, 'frame')}, {self.tokens_before} tokens -> {self.tokens}",
         ]
         if self.questions:
             lines.append(
-                f"{self.questions} questions: {self.tokens + self.prompt} tokens for the language "
-                f"model to read, at most {self.answers} to write"
+                f"{counted(self.questions, 'question')}: {self.tokens + self.prompt} tokens for "
+                f"the language model to read, at most {self.answers} to write"
             )
         lines.append(
             f"about {self.operations / 1e15:.3g} PFLOP, {span(self.operations / _SUSTAINED)} of a "
@@ -60,7 +60,7 @@ class Estimate:
         )
         if self.unreadable:
             why = ", ".join(f"{code} {count}" for code, count in self.unreadable.most_common())
-            lines.append(f"{self.unreadable.total()} videos cannot be read ({why})")
+            lines.append(f"{counted(self.unreadable.total(), 'video')} cannot be read ({why})")
         return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vzvideo.times import clock
+from vzvideo.words import clock
 
 _STANDS_OUT = 1.25  # times an even share
 

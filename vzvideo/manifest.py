@@ -17,7 +17,7 @@ from pathlib import Path
 from vzvideo import rows, storage
 from vzvideo.errors import SettingsError
 from vzvideo.rows import Row
-from vzvideo.times import seconds
+from vzvideo.words import counted, seconds
 
 ENDINGS = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"),
@@ -81,7 +81,7 @@ def read(path: str) -> list[Task]:
     if problems:
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         told = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
-        raise SettingsError(f"{path}: {len(problems)} problems{told}{more}")
+        raise SettingsError(f"{path}: {counted(len(problems), 'problem')}{told}{more}")
     if not places:
         raise SettingsError(f"{path}: holds no rows")
     return [Task(*place, tuple(asked)) for place, asked in places.items()]

@@ -67,7 +67,8 @@ def load(
     name, say = settings.model, say or _unheard
     if name == "auto":
         name, reason = loader.choose_auto(settings.device)
-        say(f"model: {name} ({reason})")
+        warning = ": small, and often wrong" if name == "mini" else ""
+        say(f"model: {name}{warning} ({reason})")
     card = catalog.find(name)
     folder = weights.locate(card)
     if folder is None:

@@ -156,6 +156,9 @@ class Answer:
     seconds: dict[str, float]
     cached: bool = False
 
+    def __str__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True)
 class Failure:

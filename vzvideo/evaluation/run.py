@@ -371,7 +371,7 @@ class _Ledger:
             ) from None
         now = json.loads(json.dumps(self.about))
         changed = [
-            f"{name} {before.get(name)!r} -> {now.get(name)!r}"
+            f"{name} {_given(before.get(name))} -> {_given(now.get(name))}"
             for name in {**before, **now}
             if before.get(name) != now.get(name)
         ]
@@ -432,3 +432,7 @@ def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
     part = path.with_name(path.name + ".part")
     pq.write_table(pa.Table.from_pylist(rows, schema), part)
     part.replace(path)
+
+
+def _given(value: Any) -> str:
+    return "by default" if value is None else repr(value)

@@ -22,10 +22,10 @@ from vzvideo.models.encoder import Scored, join
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.qa import Progress, VideoQA
 from vzvideo.store import is_token_file
-from vzvideo.times import clock
 from vzvideo.types import VisualTokens
 from vzvideo.video.frames import frames_of
 from vzvideo.video.reader import check_file, no_frames
+from vzvideo.words import clock
 
 BUDGETS = (9, 17, 33, 65)  # tokens a frame, those that `mini` was trained with
 _PAIRS = 2000  # drawn at random, to say how alike two patches are that have nothing to do

@@ -1,4 +1,4 @@
-"""Times as people write and read them."""
+"""Times and numbers as people write and read them."""
 
 from __future__ import annotations
 
@@ -37,3 +37,8 @@ def span(time_s: float) -> str:
     if minutes < 1 or time_s < 60:
         return f"{time_s:.0f} s"
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def counted(number: int, noun: str) -> str:
+    """'1 video', '2 videos'; the noun is one that takes an s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

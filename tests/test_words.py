@@ -1,4 +1,4 @@
-"""Times as people write and read them: what is written can be read again."""
+"""Times and numbers in words: what is written can be read again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vzvideo.errors import SettingsError
-from vzvideo.times import clock, seconds, span
+from vzvideo.words import clock, counted, seconds, span
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,7 @@ def test_a_clock_never_shows_sixty(time_s: float, tenths: bool) -> None:
 )  # fmt: skip
 def test_how_long_something_takes(time_s: float, text: str) -> None:
     assert span(time_s) == text
+
+
+def test_one_is_not_many() -> None:
+    assert [counted(n, "row") for n in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
