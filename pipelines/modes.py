@@ -3,11 +3,12 @@
     python -m pipelines.modes --captions captions.parquet --wheels wheels/ --work modes/ \
         --out modes.json
 
-Trains `mini` twice from nothing and for as many steps, once on whole frames and once with VisionZip
-throughout; tunes the connector of the first to VisionZip on clips of a tenth of the photographs;
-and scores, on clips of photographs that none of them saw, the first on whole frames, which is what
-there is to keep, and each mode at `--tokens-per-frame`. Minutes on a GPU, most of a day on two
-cores. The same command goes on after a kill. What the two files are, `train_mini` says.
+Trains `mini` twice from nothing on the same clips, once on whole frames and once at
+`--tokens-per-frame` throughout; tunes the connector of the first to VisionZip on clips of a tenth
+as many photographs; and scores, on clips of photographs that none of them saw, the first on whole
+frames, which is what there is to keep, and each mode at `--tokens-per-frame`. Minutes on a GPU,
+most of a day on two cores. The same command goes on after a kill. What the two files are,
+`train_mini` says.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pipelines.training import claim
+from vzvideo.errors import SettingsError
+
 WHOLE = "whole frames"
 # A mode, the checkpoint it is measured on, the method it takes tokens by.
 MODES = (
@@ -29,6 +33,7 @@ MODES = (
     ("efficient tuning", "light", "VisionZip"),
     ("VisionZip throughout", "zipped", "VisionZip"),
 )
+GLANCE = 28  # photographs that tell how a training goes; what it came to is measured afterwards
 Line = dict[str, Any]
 
 
@@ -43,18 +48,20 @@ def steps(args: argparse.Namespace) -> list[tuple[Path | None, list[str]]]:
     training = ["--captions", str(args.captions), "--wheels", str(args.wheels)]
     training += ["--work", str(work / "training"), "--steps", str(args.steps)]
     training += ["--batch", str(args.batch), "--eval-every", str(args.eval_every)]
+    training += ["--warm-epochs", str(args.warm_epochs), "--dev", str(GLANCE)]
     if args.limit:
         training += ["--limit", str(args.limit)]
     tokens = ["--tokens-per-frame", str(args.tokens_per_frame)]
     done: list[tuple[Path | None, list[str]]] = []
-    for split, count in (("train", max(1, photographs // 10)), ("dev", args.dev)):
+    seen = min(photographs, args.steps * args.batch)  # a clip begins with each
+    for split, count in (("train", max(1, seen // 10)), ("dev", args.dev)):
         clips = ["--captions", str(args.captions), "--split", split, "--limit", str(count)]
         out = work / split
         done.append((out / "questions.jsonl", ["make_clips", *clips, "--out", str(out)]))
-    for name, more in (("whole", ["--uncompressed"]), ("zipped", [])):
+    for name, chosen in (("whole", ["--tokens-per-frame", "257"]), ("zipped", tokens)):
         out = work / name
-        done.append((out / "time.json", ["train_mini", *training, *more, "--out", str(out)]))
-    light = ["--model", str(work / "whole"), "--train", "connector", *tokens]
+        done.append((out / "time.json", ["train_mini", *training, *chosen, "--out", str(out)]))
+    light = ["--model", str(work / "whole"), "--train", "connector", *tokens, "--frames", "2"]
     questions = str(work / "train" / "questions.jsonl")
     done.append(
         (work / "light" / "time.json", ["tune", questions, *light, "--out", str(work / "light")])
@@ -116,11 +123,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     parser.add_argument("--steps", type=int, default=900, help="of either training")
     parser.add_argument("--batch", type=int, default=16, help="clips a step")
+    parser.add_argument("--warm-epochs", type=int, default=6, help="of the connector alone, before")
     parser.add_argument("--eval-every", type=int, default=100, help="steps between checkpoints")
     parser.add_argument("--tokens-per-frame", type=int, default=17)
     parser.add_argument("--dev", type=int, default=80, help="photographs to measure on")
     parser.add_argument("--limit", type=int, help="photographs trained on, for a trial run")
     args = parser.parse_args()
+    args.captions, args.wheels = args.captions.resolve(), args.wheels.resolve()
+    shapes = ("steps", "batch", "warm_epochs", "tokens_per_frame", "dev", "limit")
+    about = {name: getattr(args, name) for name in ("captions", "wheels", *shapes)}
+    try:
+        claim(args.work, about)
+    except SettingsError as error:
+        sys.exit(f"modes: {error}")
     for mark, (module, *more) in steps(args):
         if not (mark and mark.is_file()):
             print(f"-- {module} {' '.join(more)}", flush=True)

@@ -10,9 +10,10 @@ on after a kill; `adapter.safetensors`, the export that `vzvideo` builds its def
 `log.jsonl`. With `--out` a checkpoint folder is written in the end, which `--model` takes, with
 `time.json` in it: what the training took.
 
-A clip is a photograph standing still, a camera move over one, or two or three with hard cuts, at
-1 to 32 frames and 9 to 257 tokens a frame; VisionZip is in the loop unless `--uncompressed` asks
-for a model that has never met it.
+A clip is a photograph standing still, a camera move over one, or several with hard cuts, at
+1 to 32 frames and 9 to 257 tokens a frame, with VisionZip in the loop. `--tokens-per-frame` asks
+for one budget throughout, over a frame or two: at 257, whole frames, the model never meets
+VisionZip, and trainings that differ in nothing else see the same clips and questions.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import argparse
 import hashlib
 import json
 import random
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,12 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipelines import questions
-from pipelines.clips import Move, View, draw_move, picture, still
-from pipelines.concepts import ACTIONS, CONCEPTS
-from pipelines.questions import Captioned, Presence
+from pipelines.clips import View
+from pipelines.features import WHOLE_FRAME, Features
+from pipelines.photographs import Photographs, draw_clip, read_photographs
 from pipelines.training import (
     DECISIVE,
     Connector,
@@ -54,16 +54,16 @@ from pipelines.training import (
     load_export,
     packer_for,
 )
-from vzvideo import visionzip
+from vzvideo.errors import SettingsError
 from vzvideo.models import mini_build
-from vzvideo.models.encoder import Encoder, Scored
+from vzvideo.models.encoder import Encoder
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.models.video_llava import VideoLlava
+from vzvideo.visionzip.budget import split_tokens
 
 EMBEDDING_STD = 0.136  # of SmolLM2's token embeddings: where the connector's output should start
 AT_ONCE = 4  # clips in one pass; more would need more memory and be no faster on a CPU
-WHOLE_FRAME = (257, 0)  # dominant and contextual tokens of a frame that keeps them all
-ZIPPED = (14, 3)  # and of what is measured while it trains
+ZIPPED = (14, 3)  # dominant and contextual tokens of a frame, as measured while it trains
 # (frames, dominant, contextual) and how often: one model serves all of them.
 BUDGETS = (
     ((1, 14, 3), 0.12),
@@ -79,138 +79,7 @@ BUDGETS = (
     ((16, 8, 1), 0.03),
     ((32, 8, 1), 0.01),
 )
-UNCOMPRESSED = (((1, *WHOLE_FRAME), 0.7), ((2, *WHOLE_FRAME), 0.3))
-
-
-@dataclass(frozen=True)
-class Photographs:
-    """A split: which rows of the file, what is said of each, and the camera move over it."""
-
-    rows: list[int]
-    said: list[Captioned]
-    moves: list[Move]
-    presence: Presence
-
-
-class Features:
-    """The tower's features, scores and keys of every view, computed once and kept in shards."""
-
-    SHARD = 256
-
-    def __init__(
-        self, folder: Path, encoder: Encoder, images: Sequence[bytes], views: Sequence[View]
-    ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._place = {view: i for i, view in enumerate(views)}
-        # Mapped from the disk, not read into memory: they are larger than what training needs.
-        self._shards = []
-        for start in range(0, len(views), self.SHARD):
-            path = folder / f"{start:06d}.safetensors"
-            if not path.exists():
-                scored = _score(encoder, images, views[start : start + self.SHARD])
-                part = path.with_suffix(".part")
-                # Scores stay whole: in half precision close ones would tie and others be chosen.
-                stored = {"hidden": scored.hidden.half(), "keys": scored.keys.half()}
-                stored["scores"] = scored.scores.float()
-                save_file({name: value.cpu() for name, value in stored.items()}, part)
-                part.rename(path)
-                print(f"features {start + self.SHARD}/{len(views)}", flush=True)
-            self._shards.append(load_file(path))
-
-    def compressed(self, views: Sequence[View], dominant: int, contextual: int) -> Tensor:
-        """Views -> float32 (len(views), tokens a view, D)."""
-        places = [divmod(self._place[view], self.SHARD) for view in views]
-        hidden, scores, keys = (
-            torch.stack([self._shards[shard][name][row].float() for shard, row in places])
-            for name in Scored._fields
-        )
-        if (dominant, contextual) == WHOLE_FRAME:
-            return hidden
-        return visionzip.compress(hidden, scores, keys, dominant, contextual).features
-
-    def clips(self, clips: Sequence[Sequence[View]], dominant: int, contextual: int) -> Tensor:
-        """Clips of equally many frames -> float32 (clips, tokens a clip, D)."""
-        seen = list(dict.fromkeys(view for clip in clips for view in clip))
-        tokens = self.compressed(seen, dominant, contextual)
-        place = {view: i for i, view in enumerate(seen)}
-        index = torch.tensor([[place[view] for view in clip] for clip in clips])
-        return tokens[index].flatten(1, 2)
-
-
-@torch.inference_mode()
-def _score(
-    encoder: Encoder, images: Sequence[bytes], views: Sequence[View], batch: int = 32
-) -> Scored:
-    parts = []
-    for start in range(0, len(views), batch):
-        pixels = [
-            torch.from_numpy(np.array(picture(images[view.row], view)))
-            for view in views[start : start + batch]
-        ]
-        inputs = torch.cat([encoder.preprocess(each.unsqueeze(0)) for each in pixels])
-        parts.append(encoder.score(inputs))
-    return Scored(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-def read_photographs(path: Path, split: str, limit: int | None) -> Photographs:
-    """One split of the Parquet file, without its images."""
-    table = pq.read_table(path, columns=["captions", "split"]).to_pydict()
-    rows = [row for row, name in enumerate(table["split"]) if name == split][:limit]
-    said = [
-        Captioned([questions.tidy(text) for text in table["captions"][row] if text.strip()])
-        for row in rows
-    ]
-    moves = [draw_move(row, random.Random(f"0:{row}")) for row in rows]
-    return Photographs(rows, said, moves, Presence(said, (*CONCEPTS, *ACTIONS)))
-
-
-def draw_clip(
-    photographs: Photographs, number: int, frames: int, rng: random.Random
-) -> tuple[list[View], list[tuple[str, str]]]:
-    """A clip that begins with photograph `number`, and what is asked and answered about it.
-
-    Of a camera move only the two ends are seen, the first in its first half: features of every
-    place between would cost days.
-    """
-    scenes = [number]
-    if frames > 1 and rng.random() < 0.5:
-        more = 1
-        if frames > 3 and rng.random() < 0.35:
-            more = rng.randint(2, max(2, min(frames // 2, 6) - 1))
-        others = [n for n in range(len(photographs.rows)) if n != number]
-        scenes += rng.sample(others, min(more, len(others)))
-    cuts = [frames * place // len(scenes) for place in range(1, len(scenes))]
-    if rng.random() < 0.3:  # scenes need not be equally long
-        cuts = sorted(rng.sample(range(1, frames), len(cuts)))
-    clip: list[View] = []
-    for scene, begin, end in zip(scenes, [0, *cuts], [*cuts, frames], strict=True):
-        move = photographs.moves[scene]
-        if rng.random() < (0.5 if frames > 1 else 0.4):
-            move = still(photographs.rows[scene])
-        elif frames == 1:
-            move = Move(*[rng.choice([move.start, move.end])] * 2)
-        share = end - begin
-        clip += [move.start if 2 * i < share else move.end for i in range(share)]
-    pairs = 3 if len(scenes) == 1 else 1
-    asked = [
-        questions.is_there(concept, shown, rng)
-        for concept, shown in photographs.presence.draw(scenes, pairs, rng)
-    ]
-    said = [photographs.said[scene] for scene in scenes]
-    if len(scenes) == 1:
-        asked += [questions.describe(said[0], rng) for _ in range(2)]
-        if rng.random() < 0.05:
-            asked.append(questions.at_length(said[0], rng))
-        details = questions.detail(said[0], rng)
-        asked += rng.sample(details, min(2, len(details)))
-    else:
-        # Told of cuts too often, it would tell every single shot as two.
-        orders = [each for each in questions.order(said, rng)
-                  if each.kind != "story" or rng.random() < 0.25]  # fmt: skip
-        asked += rng.sample(orders, min(2, len(orders))) + questions.when(said, 8, rng)
-        short = [each for _ in range(3) for each in questions.order(said, rng)]
-        asked += [each for each in short if each.kind in ("which first", "before")]
-    return clip, [(each.question, each.answer) for each in asked]
+FEW = ((1, 0.7), (2, 0.3))  # frames and how often, where one budget is asked for throughout
 
 
 def warm_start(
@@ -355,6 +224,15 @@ def evaluate(
     }
 
 
+def _budgets(tokens_per_frame: int | None) -> Sequence[tuple[tuple[int, int, int], float]]:
+    """(frames, dominant, contextual) of the clips, each with how often it is drawn."""
+    if tokens_per_frame is None:
+        return BUDGETS
+    whole = tokens_per_frame == sum(WHOLE_FRAME)
+    split = WHOLE_FRAME if whole else split_tokens(tokens_per_frame)
+    return [((frames, *split), weight) for frames, weight in FEW]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--captions", type=Path, required=True, help="Parquet file")
@@ -367,12 +245,18 @@ def main() -> None:
     parser.add_argument("--lora-lr", type=float, default=6e-4)
     parser.add_argument("--warm-epochs", type=int, default=6)
     parser.add_argument("--start", type=Path, help="adapter to go on from, with no warm start")
-    parser.add_argument("--uncompressed", action="store_true", help="train without VisionZip")
+    parser.add_argument(
+        "--tokens-per-frame", type=int, help="one budget throughout; 257 trains without VisionZip"
+    )
     parser.add_argument("--eval-every", type=int, default=100)
+    parser.add_argument("--dev", type=int, help="photographs evaluated on; all unless given")
     parser.add_argument("--limit", type=int, help="photographs used, for a trial run")
     parser.add_argument("--precision", choices=("no", "bf16"), default="bf16")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.tokens_per_frame is not None and not 0 < args.tokens_per_frame <= sum(WHOLE_FRAME):
+        parser.error(f"--tokens-per-frame: 1 to {sum(WHOLE_FRAME)} are possible")
+    budgets, weights = zip(*_budgets(args.tokens_per_frame), strict=True)
     args.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     accelerator = Accelerator(mixed_precision=args.precision)
@@ -396,15 +280,20 @@ def main() -> None:
         encoder.tower.bfloat16()
     features = Features(home / "features", encoder, images, views)
     del images
+    judged = read_photographs(args.captions, "dev", min(args.dev or len(dev.rows), len(dev.rows)))
 
     model = mini_build.join(tower.float(), language_model, tokenizer)
     packer = packer_for(VideoLlava(model, tokenizer))
     # A model that is to know nothing of VisionZip meets it nowhere, also not before its training.
-    budget = WHOLE_FRAME if args.uncompressed else ZIPPED
+    budget = ZIPPED if args.tokens_per_frame is None else budgets[0][1:]
     sample = features.compressed([View(row) for row in train.rows[:512]], *budget).flatten(0, 1)
     trainee = Trainee(model, sample)
-    run = home / ("uncompressed" if args.uncompressed else "visionzip")
-    claim(run, {name: getattr(args, name) for name in ("start", "seed", "batch", "captions")})
+    mixed = args.tokens_per_frame is None
+    run = home / ("mixture" if mixed else f"{args.tokens_per_frame}-tokens")
+    try:
+        claim(run, {name: getattr(args, name) for name in ("start", "seed", "batch", "captions")})
+    except SettingsError as error:
+        sys.exit(f"train_mini: {error}")
     if kept(run):
         pass  # what it holds is loaded when training goes on
     elif args.start:
@@ -420,7 +309,6 @@ def main() -> None:
         )
     if args.precision == "bf16":
         trainee.shrink_frozen()
-    budgets, weights = zip(*(UNCOMPRESSED if args.uncompressed else BUDGETS), strict=True)
 
     def draw(step: int) -> list[tuple[Tensor, Packed]]:
         rng = random.Random(args.seed * 1_000_003 + step)
@@ -443,7 +331,7 @@ def main() -> None:
         return parts
 
     def report(trainee: Trainee, facts: dict[str, float]) -> None:
-        row = facts | evaluate(trainee, features, dev, packer, device, budget)
+        row = facts | evaluate(trainee, features, judged, packer, device, budget)
         with (run / "log.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)

@@ -22,7 +22,7 @@ def args(tmp_path: Path) -> argparse.Namespace:
     return argparse.Namespace(
         captions=write_parquet(tmp_path / "captions.parquet", SPLITS),
         wheels=tmp_path / "wheels", work=tmp_path / "work", steps=7, batch=4, eval_every=3,
-        tokens_per_frame=9, dev=2, limit=None,
+        warm_epochs=1, tokens_per_frame=9, dev=2, limit=None,
     )  # fmt: skip
 
 
