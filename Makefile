@@ -7,6 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CLIPS ?= .cache/clips
+JOBS ?= 2
 
 .PHONY: demo test check clean
 .DELETE_ON_ERROR:
@@ -15,19 +16,24 @@ demo: $(VENV)/.installed
 	$(BIN)/vzvideo pull mini
 	$(BIN)/python examples/fetch_clips.py $(CLIPS)
 	$(BIN)/vzvideo ask $(CLIPS)/bikes.mp4 "What is happening in the video?"
+	@echo "Next: source $(VENV)/bin/activate; vzvideo show $(CLIPS)/bikes.mp4; vzvideo --help"
 
+# Two processes of one thread each, a file of tests to one of them, serve two cores better than
+# one process of two. In the order of their names, so that the files that start a Ray of their own
+# are not all at it at once. On a larger machine: make test JOBS=4.
 test: $(VENV)/.installed-dev check
 	$(BIN)/vzvideo pull mini
 	$(BIN)/python examples/fetch_clips.py $(CLIPS)
-	VZVIDEO_CLIPS=$(abspath $(CLIPS)) $(BIN)/python -m pytest
+	VZVIDEO_CLIPS=$(abspath $(CLIPS)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+		-n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A recent pip first: it shows how far a download has come. torch next and by its exact version,
-# so that nothing after it can ask for another build.
+# A recent pip first. torch next and by its exact version, so that nothing after it can ask for
+# another build.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade pip

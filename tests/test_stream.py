@@ -838,7 +838,7 @@ def test_what_is_never_closed_does_not_keep_python(checkpoint: Path, clip: Path)
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=2 * SLACK_S,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{[True] * 4}\n"
