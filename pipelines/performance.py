@@ -70,7 +70,8 @@ def _about(path: Path, results: Results) -> str:
     place = f"{hardware['gpu']}, {cores}" if hardware["gpu"] else cores
     rows = [
         [
-            name, part["model"], part["device"], str(part.get("layers", "all")),
+            name, part["model"], part["device"],
+            f"{part.get('layers', 'all')}{', shared' if part.get('shared_layers') else ''}",
             f"{part['repeats']}{', quick' if part['quick'] else ''}", str(part["commit"])[:7],
             part["date"], f"{part['load_average']:.1f}",
         ]
@@ -390,10 +391,16 @@ def sizes(part: Results, figures: Path) -> str:
     ]  # fmt: skip
     named = [key.replace("_", " ") for key in ratios]
     head = ["language model", "visual tokens", "prefill", *named, "memory at its height"]
+    shared = ""
+    if part.get("shared_layers"):
+        shared = (
+            " All layers read the weights of one, for want of memory: the same work, and one layer "
+            "alone is larger than any cache."
+        )
     return f"""
 ### 13B with VisionZip beside 7B without
 
-LLaVA-NeXT's shapes with random weights, which take the time of trained ones.
+LLaVA-NeXT's shapes with random weights, which take the time of trained ones.{shared}
 
 {table(head, rows)}
 """

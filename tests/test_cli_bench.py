@@ -58,6 +58,7 @@ def test_a_part_that_failed_is_not_success(
         ("sizes", "--geometry llava-next"),
         ("ask --geometry video-llava-7b", "encoder and prefill are"),
         ("encoder --layers 2", "--layers: is for --geometry"),
+        ("encoder --shared-layers", "--shared-layers: is for --geometry"),
         ("encoder --device tpu --geometry video-llava-7b", "device 'tpu': choose auto or cpu"),
         ("ask --video nowhere.mp4", "nowhere.mp4"),
         ("encoder --model nonsense", "model 'nonsense' is not known"),

@@ -37,6 +37,13 @@ def bench(
     layers: Annotated[
         int | None, typer.Option(min=1, help="With --geometry: so many of its layers, for a trial.")
     ] = None,
+    shared_layers: Annotated[
+        bool,
+        typer.Option(
+            "--shared-layers",
+            help="With --geometry: all layers read the weights of one, where memory is short.",
+        ),
+    ] = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="The encoder through torch.compile as well.")
     ] = False,
@@ -48,8 +55,9 @@ def bench(
     ),
 ) -> None:
     """Measure speed and memory of every stage, against what others do and against the limit."""
-    if layers and not geometry:
-        raise SettingsError("--layers: is for --geometry; a model has the layers that it has")
+    if (layers or shared_layers) and not geometry:
+        option = "--layers" if layers else "--shared-layers"
+        raise SettingsError(f"{option}: is for --geometry; a model has the layers that it has")
     from vzvideo.bench import run
     from vzvideo.bench.models import Setup
     from vzvideo.models import catalog, weights
@@ -72,6 +80,7 @@ def bench(
         device=_device(device),
         geometry=geometry,
         layers=layers,
+        shared_layers=shared_layers,
         repeats=repeats or (3 if quick else 7),
         quick=quick,
         compiled=compiled,

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.bench import spreads
-from vzvideo.bench import prefill, sizes
+from vzvideo.bench import models, prefill, sizes
 from vzvideo.bench.models import Setup, load
 
 TOKENS, WINDOW = 17, 512  # of the small model
@@ -85,6 +86,26 @@ def test_two_sizes_are_read_in_turns(monkeypatch: pytest.MonkeyPatch, no_process
     ]
     assert spreads.check(found, 2) == 8 * 3
     assert found["cells"][0]["time_to_vicuna-7b_whole"]["each"] == [1, 1]
+
+
+def test_layers_of_shared_weights_do_the_work_of_as_many() -> None:
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=3,
+        num_attention_heads=4,
+    )  # fmt: skip
+    shared, own = (
+        models.make(Setup(geometry="any", shared_layers=each), AutoModelForCausalLM, config)
+        for each in (True, False)
+    )
+    own.load_state_dict(shared.state_dict())
+    results = [sizes.read(model, 7) for model in (shared, own)]
+    given = torch.randn(1, 7, 32, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        assert torch.equal(shared(inputs_embeds=given).logits, own(inputs_embeds=given).logits)
+    for found in results:
+        assert [layer.keys.shape[2] for layer in found.past_key_values.layers] == [7, 7, 7]
+    held = {weight.untyped_storage().data_ptr() for weight in shared.model.layers.parameters()}
+    assert len(held) == len([*shared.model.layers[0].parameters()])
 
 
 def test_a_size_that_has_no_room_says_so(

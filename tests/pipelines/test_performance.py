@@ -79,6 +79,7 @@ def test_a_bar_is_missed_by_what_is_measured(
         ({"model": "video-llava-7b", "device": "cuda", "layers": 2}, False),
         ({"model": "video-llava-7b", "device": "cuda", "quick": True}, False),
         ({"model": "video-llava-7b", "device": "cpu"}, False),
+        ({"model": "video-llava-7b", "device": "cpu", "quick": True}, False),
         ({"model": "mini", "device": "cuda"}, False),
     ],
 )
@@ -88,6 +89,9 @@ def test_only_the_whole_7b_on_a_gpu_answers_for_it(
     text = page(tmp_path, monkeypatch, {"prefill": prefill(**about), "gpu": "a GPU"})
     assert (f"| {bars.BIG} | 10.0x, 4.0x | reached |" in text) is judged
     assert (f"| {bars.BIG} | not measured" in text) is not judged
+    here = about["model"] == "video-llava-7b" and about["device"] == "cpu"
+    assert (f"| {bars.BIG_HERE} | 10.0x, 4.0x | reached |" in text) is here
+    assert bars.MINI not in text or about["model"] == "mini"
 
 
 def test_a_cell_that_was_lost_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

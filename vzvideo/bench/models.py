@@ -6,6 +6,7 @@ Random weights take the same time as trained ones, and need no download.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,9 @@ class Setup:
     """What to measure, and how thoroughly.
 
     model: checkpoint folder; name: what it is called. geometry: in its place a published shape,
-    with `layers` layers of tower and language model where a few will do for a trial. scratch: for
-    clips made here. video: for the end-to-end parts, in place of a made clip. compiled: the encoder
+    with `layers` layers of tower and language model where a few will do for a trial;
+    `shared_layers`: the language model's read the weights of one (see `make`). scratch: for clips
+    made here. video: for the end-to-end parts, in place of a made clip. compiled: the encoder
     through torch.compile, too. quick: smaller and fewer of all.
     """
 
@@ -46,6 +48,7 @@ class Setup:
     device: str = "cpu"
     geometry: str | None = None
     layers: int | None = None
+    shared_layers: bool = False
     repeats: int = 7
     quick: bool = False
     compiled: bool = False
@@ -64,13 +67,36 @@ def load(setup: Setup) -> tuple[Encoder, VideoLlava]:
         config.text_config.num_hidden_layers = setup.layers
         # One layer more than is run, for the feature layer is the last but one.
         config.vision_config.num_hidden_layers = max(2, setup.layers)
-    torch.manual_seed(SEED)
-    with torch.device(setup.device):
-        model: Any = AutoModelForImageTextToText.from_config(config, dtype=random_dtype(setup))
+    model = make(setup, AutoModelForImageTextToText, config)
     del model.model.image_tower
     tokenizer = wordless({"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": 32000, "<video>": 32001})
     encoder = Encoder(model.model.video_tower, Preprocess(), FEATURE_LAYER)
     return encoder, VideoLlava(model, tokenizer)
+
+
+def make(setup: Setup, auto: Any, config: Any) -> Any:
+    """A model of `config` and random weights, of the transformers class `auto`, on its device."""
+
+    def new(where: str) -> Any:
+        with torch.device(where):
+            return auto.from_config(config, dtype=random_dtype(setup))
+
+    torch.manual_seed(SEED)
+    if not setup.shared_layers:
+        return new(setup.device).eval()
+    # Every layer is there, and reads the weights of the first: as much work and, as one layer
+    # alone is larger than any cache, as much to fetch, in a fraction of the memory.
+    shells = new("meta")
+    config = copy.deepcopy(config)
+    count = config.get_text_config().num_hidden_layers
+    config.get_text_config().num_hidden_layers = 1
+    model = new(setup.device)
+    decoder = model.get_decoder()
+    for shell in shells.get_decoder().layers[1:]:
+        shell.load_state_dict(decoder.layers[0].state_dict(), assign=True)
+        decoder.layers.append(shell)
+    model.config.get_text_config().num_hidden_layers = decoder.config.num_hidden_layers = count
+    return model.eval()
 
 
 def wordless(ids: dict[str, int]) -> PreTrainedTokenizerFast:

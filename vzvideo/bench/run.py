@@ -87,7 +87,8 @@ def _facts(setup: Setup) -> Numbers:
         "device": setup.device,
     }
     facts |= {"repeats": setup.repeats, "quick": setup.quick}
-    return facts | ({"layers": setup.layers} if setup.layers else {})
+    facts |= {"layers": setup.layers} if setup.layers else {}
+    return facts | ({"shared_layers": True} if setup.shared_layers else {})
 
 
 def _earlier(out: Path, fixed: Numbers) -> Numbers:

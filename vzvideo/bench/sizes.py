@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from vzvideo.bench import models
 from vzvideo.bench.measure import (
     Numbers,
     alternate,
@@ -24,7 +25,7 @@ from vzvideo.bench.measure import (
     spread,
     why,
 )
-from vzvideo.bench.models import SEED, Setup, random_dtype
+from vzvideo.bench.models import Setup, random_dtype
 
 WHOLE = 2880
 TOKENS = (WHOLE, 640, 320, 160)
@@ -87,10 +88,7 @@ def make(setup: Setup, name: str) -> Any:
         vocab_size=32000, max_position_embeddings=4096, rms_norm_eps=1e-5, **SHAPES[name]
     )
     config.num_hidden_layers = setup.layers or config.num_hidden_layers
-    torch.manual_seed(SEED)
-    with torch.device(setup.device):
-        model = AutoModelForCausalLM.from_config(config, dtype=random_dtype(setup))
-    return model.eval()
+    return models.make(setup, AutoModelForCausalLM, config)
 
 
 @torch.inference_mode()
