@@ -302,7 +302,7 @@ def _disturbed(path: Path, out: Path, settings: Settings) -> dict[str, int]:
 
 
 def _driver(path: Path, out: Path, settings: Settings, address: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "vzvideo.cli", "batch", str(path), "-o", str(out)]
+    command = [sys.executable, "-m", "vzvideo", "batch", str(path), "-o", str(out)]
     command += ["--model", settings.model, "--max-new-tokens", str(settings.max_new_tokens)]
     return subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": address})
 

@@ -74,7 +74,7 @@ def vz(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.Mo
 def process(*arguments: object, stdin: str = "", **options: Any) -> Said:
     """Runs the command line as a user does."""
     done = subprocess.run(
-        [sys.executable, "-m", "vzvideo.cli", *map(str, arguments)],
+        [sys.executable, "-m", "vzvideo", *map(str, arguments)],
         input=stdin,
         capture_output=True,
         text=True,
@@ -475,7 +475,7 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "vzvideo.cli", "models", "--json"],
+        [sys.executable, "-m", "vzvideo", "models", "--json"],
         stdout=write,
         stderr=subprocess.PIPE,
         text=True,
@@ -538,7 +538,7 @@ def test_an_interruption_leaves_nothing_behind(
 ) -> None:
     url, far = trickle
     (tmp_path / "work").mkdir()
-    command = [sys.executable, "-m", "vzvideo.cli", "encode", url, "--model", str(checkpoint)]
+    command = [sys.executable, "-m", "vzvideo", "encode", url, "--model", str(checkpoint)]
     running = subprocess.Popen(
         [*command, *SMALL[:4], "--sampling", "scenes"],
         stdout=subprocess.PIPE,

@@ -21,7 +21,7 @@ from vzvideo.video.guarded import Guard
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "vzvideo.cli", *arguments],
+        [sys.executable, "-m", "vzvideo", *arguments],
         capture_output=True,
         text=True,
         timeout=250,

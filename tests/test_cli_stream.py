@@ -56,7 +56,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 def watched(*arguments: object, stdin: bytes = b"") -> Said:
     """As a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "vzvideo.cli", "watch", *map(str, arguments)],
+        [sys.executable, "-m", "vzvideo", "watch", *map(str, arguments)],
         input=stdin,
         capture_output=True,
         check=False,
@@ -69,7 +69,7 @@ def watched(*arguments: object, stdin: bytes = b"") -> Said:
 def watching(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     """A process that goes on; its standard input stays open."""
     running = subprocess.Popen(
-        [sys.executable, "-m", "vzvideo.cli", "watch", *map(str, arguments)],
+        [sys.executable, "-m", "vzvideo", "watch", *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

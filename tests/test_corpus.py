@@ -382,7 +382,7 @@ def test_a_killed_driver_is_gone_on_from(videos: Path, settings: Settings, tmp_p
             for task in tasks_of(videos) for name, q in task.asked
         )
     )  # fmt: skip
-    command = [sys.executable, "-m", "vzvideo.cli", "batch", str(path), "-o", str(out), "--model",
+    command = [sys.executable, "-m", "vzvideo", "batch", str(path), "-o", str(out), "--model",
                settings.model, "--tokens-per-frame", "5", "--frames", "4",
                "--max-new-tokens", "6"]  # fmt: skip
     environment = os.environ | {"RAY_ADDRESS": "local"}  # each with a Ray of its own
