@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from tests.video import clips
-from tests.video.clips import Kind
+from tests.video.clips import Kind, number_in
 from vzvideo.errors import VideoError
 from vzvideo.video import open_video, pyav_reader, reader
+from vzvideo.video.pyav_reader import PyAVVideo
 
 CONVERTED = ("short GOP", "hevc", "turned 90", "odd size", "variable", "two frames")
 
@@ -92,6 +94,37 @@ def test_a_video_closed_in_the_middle_says_so(beside: None, tmp_path: Path, thre
     assert not painters()
     with pytest.raises(VideoError, match="has been closed"):
         next(batches)
+
+
+@pytest.mark.parametrize("name", ["short GOP", "hevc"])
+def test_a_seek_decodes_from_the_keyframe_before_and_no_further_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Also where it ends at the keyframe behind, as in HEVC, whose groups are open."""
+    # With keyframes closer together than a step back by guess would go.
+    kind = replace(next(kind for kind in clips.KINDS if kind.name == name), fps=50)
+    path = tmp_path / f"clip{kind.suffix}"
+    kind.make(kind, path)
+    decoded = [0]
+    stamped = PyAVVideo._stamped
+
+    def counted(self: PyAVVideo, *arguments: Any) -> Iterator[Any]:
+        for frame in stamped(self, *arguments):
+            decoded[-1] += 1
+            yield frame
+
+    monkeypatch.setattr(PyAVVideo, "_stamped", counted)
+    with open_video(path, threads=1) as video:
+        assert isinstance(video, PyAVVideo)
+        keyframes = np.round(video.keyframes_s() * kind.fps).astype(int)
+        assert len(keyframes) > 3
+        for wanted in range(kind.frames - 1, keyframes[1], -1):  # so that each is a seek
+            decoded.append(0)
+            frames = video.frames_at([wanted / kind.fps])
+            assert number_in(frames.pixels[0]) == kind.numbers[wanted]
+            before = keyframes[keyframes <= wanted][-1]
+            # And the one behind, that tells which is on show; and the next, which tells of that.
+            assert decoded[-1] <= wanted - before + 3
 
 
 def test_many_times_of_few_frames_take_no_more_room(

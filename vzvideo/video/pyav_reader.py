@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property, partial
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import av
@@ -196,7 +196,7 @@ class PyAVVideo(Video):
         # An MPEG program stream times some packets only, and behind a seek the rest is made up.
         self._seekable = self._seekable and self.format != "mpeg"
         self._indexed = 0 < self._stream.frames <= len(self._stream.index_entries)
-        self._frames = self._ascending()
+        self._frames = self._ascending(self._demuxer.packets(self._container, self._stream))
 
     @cached_property
     def info(self) -> VideoInfo:
@@ -393,21 +393,44 @@ class PyAVVideo(Video):
         A seek may end behind its target, for files are searched by decoding times; then it is
         tried from further back, and last of all from the beginning, which always works.
         """
-        self._frames = iter(())  # closes what reads
         readable = False
-        wanted_s, back_s = target_s, 0.0
+        wanted, back_s = self._ticks(target_s), 1.0
         assert self._container is not None
-        while self._seekable and wanted_s > self._start_s:
-            if self._demuxer.seek(self._container, self._stream, self._ticks(wanted_s)):
-                self._frames = self._ascending(sought=True)
-                self._current, self._ahead = None, self._pull()
-                if self._ahead and self._time(self._ahead) <= target_s:
-                    return
-                readable = readable or self._ahead is not None
-            back_s = 2 * back_s + 1.0
-            wanted_s = target_s - back_s
+        while self._seekable and wanted * self._tick_s > self._start_s:
+            self._frames = iter(())  # closes what reads
+            self._current = self._ahead = None
+            before = None
+            if self._demuxer.seek(self._container, self._stream, wanted):
+                packets = self._demuxer.packets(self._container, self._stream)
+                first = [*islice(packets, 1)]
+                if first and self._is_keyframe_behind(first[0], target_s):  # nothing to decode here
+                    readable, before = True, self._keyframe_before(first[0])
+                else:
+                    self._frames = self._ascending(chain(first, packets), sought=True)
+                    self._ahead = self._pull()
+                    if self._ahead and self._time(self._ahead) <= target_s:
+                        return
+                    readable = readable or self._ahead is not None
+            if before is not None and before < wanted:
+                wanted = before
+            else:
+                wanted, back_s = self._ticks(target_s - back_s), 2 * back_s + 1.0
         self._seekable = self._seekable and readable
         self._open()
+
+    def _is_keyframe_behind(self, packet: Any, target_s: float) -> bool:
+        if packet is None or packet.pts is None or self._dts_only:
+            return False
+        return bool(packet.is_keyframe) and packet.pts * self._tick_s > target_s
+
+    def _keyframe_before(self, packet: Any) -> int | None:
+        """When the keyframe before that of `packet` is shown, in ticks, if there is an index."""
+        entries = self._stream.index_entries
+        if not self._indexed or packet.dts is None:
+            return None
+        key = entries.search_timestamp(packet.dts - 1)
+        # The index tells when frames are decoded: as long before they are shown as this one was.
+        return entries[key].timestamp + packet.pts - packet.dts if key > 0 else None
 
     def _ticks(self, at_s: float) -> int:
         return int(np.clip(at_s / self._tick_s, -_LAST_TICK, _LAST_TICK))
@@ -419,14 +442,14 @@ class PyAVVideo(Video):
         self._full_s = full_s
         return next(self._frames, None)
 
-    def _ascending(self, sought: bool = False) -> Iterator[VideoFrame]:
+    def _ascending(self, packets: Iterator[Any], sought: bool = False) -> Iterator[VideoFrame]:
         """Frames in the order they are shown, without those whose timestamp breaks it.
 
         One that leaps ahead is held back until the next one shows that its timestamp was right.
         """
         last_s, usual_s = -np.inf, 0.0
         held: VideoFrame | None = None
-        for frame in self._stamped(sought):
+        for frame in self._stamped(packets, sought):
             if held is not None:
                 if self._time(held) < self._time(frame):
                     usual_s = finite(self._time(held) - last_s) or 0.0
@@ -445,10 +468,10 @@ class PyAVVideo(Video):
         if held is not None:
             yield held
 
-    def _stamped(self, sought: bool) -> Iterator[VideoFrame]:
+    def _stamped(self, packets: Iterator[Any], sought: bool) -> Iterator[VideoFrame]:
         """Frames as they are decoded. Where the file has no times for them, they are counted."""
         last_s = None if sought else -self._step_s
-        for frame in self._decoded():
+        for frame in self._decoded(packets):
             stamp = frame.dts if self._dts_only else frame.pts
             if stamp is None:
                 if last_s is None:
@@ -460,10 +483,9 @@ class PyAVVideo(Video):
             last_s = self._time(frame)
             yield frame
 
-    def _decoded(self) -> Iterator[VideoFrame]:
+    def _decoded(self, packets: Iterator[Any]) -> Iterator[VideoFrame]:
         context = self._stream.codec_context
-        assert self._container is not None
-        for packet in self._demuxer.packets(self._container, self._stream):
+        for packet in packets:
             if self._over.is_set():
                 return
             if packet is None:
