@@ -32,7 +32,7 @@ from vzvideo.video.pictures import pixels_of
 from vzvideo.video.reader import AT_ONCE, SAME_S, Video, VideoInfo, finite, no_frames, scaled
 from vzvideo.video.relay import Opener, Relay
 
-_SKIP_MARGIN_S = 0.3  # frames nobody refers to are decoded only this close to a time asked for
+_SKIP_MARGIN_S = 0.1  # frames nobody refers to are decoded only this close to a time asked for
 _BLIND_SEEK_S = 2.0  # how far ahead to seek where the file has no index of keyframes
 # An index holds decoding times, which run a few frames ahead of what is shown.
 _SLACK_FRAMES, _SLACK_S = 4, 0.15  # a header may know no rate, or claim a thousand frames a second
