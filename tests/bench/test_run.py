@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,20 @@ def test_a_run_that_breaks_off_leaves_what_it_has(
     results = json.loads(out.read_text())
     assert results["encoder"]["time"] == 1
     assert "prefill" not in results
+
+
+def test_the_same_machine_started_anew_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "bench.json"
+    part(monkeypatch, "encoder", lambda setup: {"time": 1})
+    results = run.run(["encoder"], Setup(), out, [])
+    for factor, same in ((0.999, True), (0.5, False)):
+        memory = round(factor * results["hardware"]["memory_bytes"])
+        changed = results | {"hardware": results["hardware"] | {"memory_bytes": memory}}
+        out.write_text(json.dumps(changed))
+        with nullcontext() if same else pytest.raises(SettingsError, match="memory_bytes was"):
+            run.run(["encoder"], Setup(), out, [])
 
 
 def test_results_of_another_machine_are_not_mixed_in(
