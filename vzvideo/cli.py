@@ -353,3 +353,7 @@ def _next_line(interactive: bool) -> str:
             return ""
         return "" if line.lower() in ("exit", "quit") else line
     return next((line.strip() for line in sys.stdin if line.strip()), "")
+
+
+if __name__ == "__main__":
+    main()

@@ -105,8 +105,7 @@ class Results:
     def flush(self) -> None:
         """Writes what was added since the last time, as one more file."""
         if self._waiting:
-            # Later files sort behind earlier ones, also those of another run, and in one run also
-            # where the clock was put back.
+            # Later files sort behind earlier ones, in one run also where the clock was put back.
             self._written_ns = max(time.time_ns(), self._written_ns + 1)
             second, ns = divmod(self._written_ns, 10**9)
             stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(second))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.bench import spreads
-from vzvideo.bench import models, prefill, sizes
+from vzvideo.bench import encoder, models, prefill, sizes
 from vzvideo.bench.models import Setup, load
 
 TOKENS, WINDOW = 17, 512  # of the small model
@@ -106,6 +108,32 @@ def test_layers_of_shared_weights_do_the_work_of_as_many() -> None:
         assert [layer.keys.shape[2] for layer in found.past_key_values.layers] == [7, 7, 7]
     held = {weight.untyped_storage().data_ptr() for weight in shared.model.layers.parameters()}
     assert len(held) == len([*shared.model.layers[0].parameters()])
+
+
+def test_the_published_shape_is_read_with_layers_of_shared_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = partial(LlamaConfig, hidden_size=64, intermediate_size=128, num_attention_heads=4)
+    monkeypatch.setattr(models, "LlamaConfig", small)
+    made: list[Any] = []
+    make = models.make
+
+    def kept(*arguments: Any) -> Any:
+        made.append(make(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(models, "make", kept)
+    setup = Setup(geometry="video-llava-7b", layers=3, shared_layers=True)
+    tower, language = load(setup)
+    prefix = language.read(prefill.random_tokens(tower, 2, 17))
+    assert torch.isfinite(language.logits(prefix, prefill.QUESTION)).all()
+    # The encoder's part asks for it by itself: it does not run the language model.
+    assert encoder._load(replace(setup, shared_layers=False)).tokens == tower.tokens == 257
+    for model in made:
+        layers = model.get_decoder().layers
+        assert len(layers) == 3
+        held = {weight.untyped_storage().data_ptr() for weight in layers.parameters()}
+        assert len(held) == len([*layers[0].parameters()])
 
 
 def test_a_size_that_has_no_room_says_so(

@@ -77,6 +77,7 @@ def test_a_bar_is_missed_by_what_is_measured(
     [
         ({"model": "video-llava-7b", "device": "cuda"}, True),
         ({"model": "video-llava-7b", "device": "cuda", "layers": 2}, False),
+        ({"model": "video-llava-7b", "device": "cuda", "shared_layers": True}, False),
         ({"model": "video-llava-7b", "device": "cuda", "quick": True}, False),
         ({"model": "video-llava-7b", "device": "cpu"}, False),
         ({"model": "video-llava-7b", "device": "cpu", "quick": True}, False),

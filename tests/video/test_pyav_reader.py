@@ -127,6 +127,26 @@ def test_a_seek_decodes_from_the_keyframe_before_and_no_further_back(
             assert decoded[-1] <= wanted - before + 3
 
 
+@pytest.mark.parametrize(
+    "name", ["short GOP.mp4", "late.mp4", "hevc.mp4", "hevc.ts", "29.97.mkv", "vp9.webm"]
+)
+def test_going_back_to_the_beginning_is_a_seek_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    kind = next(kind for kind in clips.KINDS if str(kind) == name)
+    path = tmp_path / name
+    kind.make(kind, path)
+    with open_video(path, threads=1) as video:
+        assert isinstance(video, PyAVVideo)
+        late_s = (kind.frames - 0.5) / kind.fps
+        if kind.suffix != ".ts":  # where a seek to the beginning ends behind it
+            monkeypatch.setattr(video._demuxer, "connect", None)  # it is open already
+        for time_s, wanted in ((late_s, kind.frames - 1), (0.0, 0), (late_s, kind.frames - 1)):
+            frames = video.frames_at([time_s])
+            assert number_in(frames.pixels[0]) == kind.numbers[wanted]
+        assert video._seekable
+
+
 def test_many_times_of_few_frames_take_no_more_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

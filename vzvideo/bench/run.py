@@ -118,7 +118,7 @@ def _earlier(out: Path, fixed: Numbers) -> Numbers:
 
 def _alike(name: str, before: object, now: object) -> bool:
     if name == "memory_bytes" and isinstance(before, int) and isinstance(now, int):
-        return abs(before - now) < 0.01 * now  # what the system takes at boot varies by some pages
+        return abs(before - now) < 0.01 * now  # the system takes more or less of it
     return before == now
 
 

@@ -393,44 +393,49 @@ class PyAVVideo(Video):
         A seek may end behind its target, for files are searched by decoding times; then it is
         tried from further back, and last of all from the beginning, which always works.
         """
-        readable = False
-        wanted, back_s = self._ticks(target_s), 1.0
+        readable: bool | None = None  # behind a seek, where one was tried
+        start, wanted = self._ticks(self._start_s + SAME_S), self._ticks(target_s)
+        back_s = 1.0
+        self._frames = iter(())  # closes what reads
         assert self._container is not None
-        while self._seekable and wanted * self._tick_s > self._start_s:
-            self._frames = iter(())  # closes what reads
-            self._current = self._ahead = None
-            before = None
+        while self._seekable and wanted >= start:
+            self._current = self._ahead = before = None
             if self._demuxer.seek(self._container, self._stream, wanted):
-                packets = self._demuxer.packets(self._container, self._stream)
+                packets: Any = self._demuxer.packets(self._container, self._stream)
                 first = [*islice(packets, 1)]
-                if first and self._is_keyframe_behind(first[0], target_s):  # nothing to decode here
-                    readable, before = True, self._keyframe_before(first[0])
+                if first and self._is_keyframe_behind(first[0], target_s):
+                    before = self._keyframe_before(first[0])
                 else:
                     self._frames = self._ascending(chain(first, packets), sought=True)
                     self._ahead = self._pull()
                     if self._ahead and self._time(self._ahead) <= target_s:
                         return
-                    readable = readable or self._ahead is not None
+                    readable = bool(readable) or self._ahead is not None
+                packets.close()
+            else:
+                readable = bool(readable)
             if before is not None and before < wanted:
                 wanted = before
             else:
-                wanted, back_s = self._ticks(target_s - back_s), 2 * back_s + 1.0
-        self._seekable = self._seekable and readable
+                wanted, back_s = wanted - self._ticks(back_s), 2 * back_s
+        self._seekable = self._seekable and readable is not False
         self._open()
 
     def _is_keyframe_behind(self, packet: Any, target_s: float) -> bool:
+        """What is to be shown then lies before it. Some files let that be decoded from here; from
+        the keyframe before, all do."""
         if packet is None or packet.pts is None or self._dts_only:
             return False
         return bool(packet.is_keyframe) and packet.pts * self._tick_s > target_s
 
     def _keyframe_before(self, packet: Any) -> int | None:
-        """When the keyframe before that of `packet` is shown, in ticks, if there is an index."""
+        """About when the keyframe before that of `packet` is shown, in ticks, by the index."""
         entries = self._stream.index_entries
         if not self._indexed or packet.dts is None:
             return None
         key = entries.search_timestamp(packet.dts - 1)
-        # The index tells when frames are decoded: as long before they are shown as this one was.
-        return entries[key].timestamp + packet.pts - packet.dts if key > 0 else None
+        # The index tells when frames are decoded: about as long before they are shown as this one.
+        return entries[key].timestamp + packet.pts - packet.dts if key >= 0 else None
 
     def _ticks(self, at_s: float) -> int:
         return int(np.clip(at_s / self._tick_s, -_LAST_TICK, _LAST_TICK))
