@@ -1,9 +1,11 @@
 """docs/performance.md, made of what `vzvideo bench` has measured.
 
     vzvideo bench -o docs/benchmark-cpu.json
-    python -m pipelines.performance docs/benchmark-cpu.json --out docs/performance.md
+    vzvideo bench --geometry video-llava-7b --quick -o docs/benchmark-7b-cpu.json
+    python -m pipelines.performance docs/benchmark-cpu.json docs/benchmark-7b-cpu.json \
+        --out docs/performance.md
 
-Another JSON file (of a GPU) may follow the first. Every figure on the page is taken from these
+Others (of a GPU) may follow these. Every figure on the page is taken from these
 files; curves are drawn beside it, as PNG and CSV. Wants `pip install 'vzvideo[bench]'`.
 """
 
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.bars import USUAL, Results, bars, beside_the_paper
-from pipelines.tables import MIB, middle, table, told, write_csv
+from pipelines.tables import MIB, between, middle, table, told, write_csv
 from vzvideo.bench.decode import DENSE, SPARSE
 
 WAYS = ("vzvideo", "plain", "eager")
@@ -64,6 +66,12 @@ def _plot(path: Path, draw: Callable[[Any], None], size: tuple[float, float]) ->
     pyplot.close(figure)
 
 
+_SHARED = (
+    "Shared layers all read the weights of one (0.4 GB of the 7B's, 0.6 GB of the 13B's), for want "
+    "of memory: the same work."
+)
+
+
 def _about(path: Path, results: Results) -> str:
     hardware, versions = results["hardware"], results["versions"]
     cores = f"{hardware['usable_cores'] or hardware['cores']} cores of {hardware['cpu']}"
@@ -80,10 +88,11 @@ def _about(path: Path, results: Results) -> str:
     ]  # fmt: skip
     named = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     head = ["part", "model", "device", "layers", "repetitions at most", "commit", "when", "load"]
+    shared = any(isinstance(part, dict) and part.get("shared_layers") for part in results.values())
     return (
         f"## {path.name}: {place}\n\n{named}. Cells are medians; in brackets from the lowest to "
         "the highest where they are more than a tenth apart. The load is the machine's when a part "
-        f"began.\n\n{table(head, rows)}"
+        f"began.\n\n{table(head, rows)}" + (f"\n\n{_SHARED}" if shared else "")
     )
 
 
@@ -188,7 +197,7 @@ def encoder(part: Results, figures: Path) -> str:
         if each["share"] >= 0.01
     )
     found = [value for cell in good if (value := middle(cell.get("vzvideo_to_limit"))) is not None]
-    apart = f" We are at {min(found):.2f}x to {max(found):.2f}x of it." if found else ""
+    apart = f" We are at {between(found)} of it." if found else ""
     where = f" Where the time goes at {profile['frames']} frames: {spent}." if spent else ""
     return f"""
 ### Encoder
@@ -391,16 +400,10 @@ def sizes(part: Results, figures: Path) -> str:
     ]  # fmt: skip
     named = [key.replace("_", " ") for key in ratios]
     head = ["language model", "visual tokens", "prefill", *named, "memory at its height"]
-    shared = ""
-    if part.get("shared_layers"):
-        shared = (
-            " All layers read the weights of one, for want of memory: the same work, and one layer "
-            "alone is larger than any cache."
-        )
     return f"""
 ### 13B with VisionZip beside 7B without
 
-LLaVA-NeXT's shapes with random weights, which take the time of trained ones.{shared}
+LLaVA-NeXT's shapes with random weights, which take the time of trained ones.
 
 {table(head, rows)}
 """
@@ -421,8 +424,8 @@ _TRIED = """
 ## What was tried
 
 On two cores of an AMD EPYC; `vzvideo bench decode` and `OMP_WAIT_POLICY=ACTIVE vzvideo bench ask`,
-beside the same without it, measure all but the third again, which was a loop over 48 frames that is
-not kept; for what was before the first two, at the commit before them.
+beside the same without it, measure all but the third and the fourth again, which were loops that
+are not kept; for what was before the first two, at the commit before them.
 
 - Two readers of one thread, each between keyframes of its own, in place of one decoder with two
   threads, took the median of sparse reading from 1.02x of the best other's time to 0.67x. Three
@@ -434,6 +437,9 @@ not kept; for what was before the first two, at the commit before them.
 - Coarser scaling of 1080p frames, 3.1 ms (bilinear) or 2.6 ms (area) each instead of 4.8 (bicubic):
   left alone, for what the tower then sees is farther from the published preprocessing of the whole
   frame, 0.029 and 0.023 on average of standardized pixels of this texture instead of 0.014.
+- 64 frames of 360p in a row (H.264, a keyframe every 12 frames; medians of seven processes) took
+  48 ms with FFmpeg's own choice of threads, 58 with one and 52 with two; with one and conversion
+  beside the decoding 63.
 - PyTorch's threads spinning without end while they wait (`OMP_WAIT_POLICY=ACTIVE`): decoding 32
   frames took 6.4 to 6.9 s instead of 3.9. Asleep (`PASSIVE`, as the command line now has it),
   decode and encode together took 6 s where the default had taken 6.7 to 7.2. Whoever uses the
@@ -450,7 +456,7 @@ _HEAD = """
 
 What vzvideo's stages take, beside what else does the same, and how far from the limit. Make it
 yourself: `vzvideo bench -o results.json`, a part alone with `vzvideo bench decode`, minutes with
-`--quick`, a GPU at the 7B's shape with `--geometry video-llava-7b`. What is compared takes turns
+`--quick`, the 7B's shape with `--geometry video-llava-7b`. What is compared takes turns
 in one process; memory and decoding are measured in fresh ones; every repetition is in the JSON.
 """
 

@@ -30,6 +30,11 @@ def told(value: Any, unit: str) -> str:
     return words
 
 
+def between(ratios: Sequence[float]) -> str:
+    """From the lowest to the highest; of one, that one."""
+    return " to ".join(dict.fromkeys(f"{end:.2f}x" for end in (min(ratios), max(ratios))))
+
+
 def _short(value: float) -> str:
     size = abs(value)
     return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"

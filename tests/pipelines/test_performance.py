@@ -95,6 +95,20 @@ def test_only_the_whole_7b_on_a_gpu_answers_for_it(
     assert bars.MINI not in text or about["model"] == "mini"
 
 
+def test_the_two_sizes_stand_beside_the_paper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [
+        {"model": "vicuna-7b", "tokens": count, "prefill_s": spread([time_s])}
+        for count, time_s in ((2880, 12.0), (160, 1.5))
+    ]
+    about = facts() | {"model": "llava-next", "shared_layers": True, "cells": cells}
+    text = page(tmp_path, monkeypatch, {"sizes": about})
+    assert "tokens to 160 (CPU) | 12,000 ms to 1,500 ms |  | 8.0x |" in text
+    assert "| all, shared |" in text
+    assert "Shared layers all read the weights of one" in text
+
+
 def test_a_cell_that_was_lost_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = decode(vzvideo={"error": "it died"})
     won = decode()["cells"][0] | {"vzvideo_to_best": ratio([0.5, 0.5], [1.0, 1.0])}
