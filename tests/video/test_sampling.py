@@ -6,7 +6,7 @@ from math import inf, nan
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -94,6 +94,7 @@ def test_fps() -> None:
 
 @unhurried
 @given(starts, lengths, st.floats(1e-3, 1e3))
+@example(65337.0, 199.85, 500.0)
 def test_fps_is_a_comb_that_fills_the_clip(start_s: float, length: float, rate: float) -> None:
     end_s = start_s + length
     if (end_s - start_s) * rate > MOST_FRAMES:

@@ -56,7 +56,8 @@ def fps(start_s: float, end_s: float, rate_hz: float) -> Times:
             f"fps: {rate_hz:g} a second over {end_s - start_s:g} s makes {wanted:.0f} frames, "
             f"at most {MOST_FRAMES} are allowed"
         )
-    return start_s + np.arange(max(1, np.ceil(wanted))) / rate_hz
+    times = start_s + np.arange(max(1, np.ceil(wanted))) / rate_hz
+    return times[times < end_s]  # late in a long video their error is larger than that
 
 
 def keyframes(keyframes_s: Times, start_s: float, end_s: float, frames: int) -> Times:
