@@ -77,14 +77,14 @@ class DecordVideo(Video):
         """Times of all frames, or VideoError where decord would give wrong pictures."""
         times: list[float] = []
         key_s = -np.inf
-        kind = self._facts.format
+        kind = self._facts.clock.format
         if not {"mp4", "matroska"} & set(kind.split(",")):
             raise self._unfit(f"its seeking in {kind} is wrong")
         if self.info.rotation % 180:
             raise self._unfit("it cannot turn pictures upright")
         if self.info.start_s:
             raise self._unfit("its seeking is wrong where timestamps do not begin with 0")
-        for packet, at_s in self._facts.packets():
+        for packet, at_s in self._facts.timing.packets():
             if packet.is_keyframe:
                 key_s = at_s
             elif at_s < key_s:

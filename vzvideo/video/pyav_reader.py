@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, islice, pairwise
 from typing import Any
@@ -31,14 +32,12 @@ from vzvideo.video.hwaccel import acceleration
 from vzvideo.video.pictures import pixels_of
 from vzvideo.video.reader import AT_ONCE, SAME_S, Video, VideoInfo, finite, no_frames, scaled
 from vzvideo.video.relay import Opener, Relay
+from vzvideo.video.timing import Clock, Timing
 
 _SKIP_MARGIN_S = 0.1  # frames nobody refers to are decoded only this close to a time asked for
 _BLIND_SEEK_S = 2.0  # how far ahead to seek where the file has no index of keyframes
 # An index holds decoding times, which run a few frames ahead of what is shown.
 _SLACK_FRAMES, _SLACK_S = 4, 0.15  # a header may know no rate, or claim a thousand frames a second
-_QUICK_BYTES = 2**24  # a file this small is read through for its exact duration and rate
-_TAIL_S = 5.0  # of a larger one, only this much before the end its header claims
-_LAST_TICK = 2**62  # later than any timestamp
 _LARGE = 2**19  # pixels of a frame from which on handing it to another thread pays
 _LEAP = 1.5  # times as far as the frames before, and a timestamp may be a wrong one
 _READERS = 8  # of one file at once, at most
@@ -53,8 +52,25 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+@dataclass(frozen=True)
+class _Landing:
+    """Where a seek ended.
+
+    reached: not behind its target, and the first frame from there is decoded. readable: whether
+    any could be, None where that was not tried. before: about when the keyframe before is shown, in
+    ticks, where the index tells.
+    """
+
+    reached: bool
+    readable: bool | None = None
+    before: int | None = None
+
+
 class PyAVVideo(Video):
-    """See `open_video`."""
+    """See `open_video`.
+
+    clock, timing: how the file counts time, and what its packets say of it.
+    """
 
     _current: VideoFrame | None  # the frame on show
     _ahead: VideoFrame | None  # the one behind it, where that is decoded already
@@ -89,12 +105,13 @@ class PyAVVideo(Video):
                 raise no_frames(source)
             self._ahead = first
             self._start_s = self._time(first)
+            self.timing = Timing(self._demuxer, self.clock, self._start_s)
             self._shape = first.width, first.height, first.rotation % 360
             painters = min(AT_ONCE, self._cores)
             if painters > 1 and first.width * first.height >= _LARGE:
                 self._painters = ThreadPoolExecutor(painters, "vzvideo picture")
             self._size = scaled(first.width, first.height, size)
-            self._skip_margin_s = max(_SKIP_MARGIN_S, 3 * self._step_s)
+            self._skip_margin_s = max(_SKIP_MARGIN_S, 3 * self.clock.step_s)
             if not self._demuxer.version:
                 _ = self.info  # while there is a connection: another might give another stream
         except BaseException:
@@ -136,7 +153,7 @@ class PyAVVideo(Video):
             self._relays.remove(relay)
 
     def keyframes_s(self) -> NDArray[np.float64]:
-        times = [at_s for packet, at_s in self.packets() if packet.is_keyframe]
+        times = [at_s for packet, at_s in self.timing.packets() if packet.is_keyframe]
         self._demuxer.check_unchanged()
         shown = np.unique(times) - self._start_s
         shown = shown[shown > -SAME_S].clip(min=0.0)
@@ -187,15 +204,9 @@ class PyAVVideo(Video):
         # cannot be opened fails again when it is to decode.
         with suppress(av.error.FFmpegError, ValueError):
             self._stream.codec_context.open(strict=False)
-        self._tick_s = float(self._stream.time_base or 0)
-        # Seconds a frame, as far as the file's own header knows.
-        self._step_s = 1 / (finite(float(self._stream.guessed_rate or 0)) or 25.0)
-        self.format = self._container.format.name
-        # AVI keeps decoding times only; those of showing, which FFmpeg makes up, go back and forth.
-        self._dts_only = self.format == "avi"
+        self.clock = Clock.of(self._container, self._stream)
         # An MPEG program stream times some packets only, and behind a seek the rest is made up.
-        self._seekable = self._seekable and self.format != "mpeg"
-        self._indexed = 0 < self._stream.frames <= len(self._stream.index_entries)
+        self._seekable = self._seekable and self.clock.format != "mpeg"
         self._frames = self._ascending(self._demuxer.packets(self._container, self._stream))
 
     @cached_property
@@ -213,79 +224,8 @@ class PyAVVideo(Video):
         if rotation % 180 == 90:
             width, height = height, width
         codec = stream.codec_context.codec.canonical_name
-        duration_s, rate, variable = self._timing(container, stream)
+        duration_s, rate, variable = self.timing.measure(container, stream)
         return VideoInfo(duration_s, self._start_s, width, height, rotation, codec, rate, variable)
-
-    def _timing(self, container: InputContainer, stream: VideoStream) -> tuple[float, float, bool]:
-        """Duration, average frames a second, and whether they are unevenly spaced.
-
-        Headers lie, so a file's packets are asked: the last ones where the file is large, or an
-        index knows of all and finds them evenly spaced, else every one.
-        """
-        rate = finite(float(stream.average_rate or stream.guessed_rate or 0))
-        base_rate = finite(float(stream.base_rate or 0))
-        duration_s = finite((stream.duration or 0) * self._tick_s)
-        duration_s = duration_s or finite((container.duration or 0) / av.time_base)
-        if "mp4" in self.format and not stream.frames:
-            duration_s = None  # in fragments: no header knows how many of them follow
-        small = self._demuxer.version is not None and self._demuxer.version[0] <= _QUICK_BYTES
-        indexed = self._indexed and not (small and self._dts_only)
-        if duration_s and rate and (indexed or not small):
-            if indexed:
-                ticks = [entry.timestamp for entry in stream.index_entries]
-                variable = self._uneven(np.sort(ticks))
-            else:
-                variable = base_rate is not None and abs(base_rate - rate) > 0.01 * rate
-            if not self._demuxer.version:
-                return duration_s, rate, variable
-            if not (small and variable):
-                times, end_s = self._measure(duration_s - _TAIL_S)
-                if len(times):
-                    return end_s - self._start_s, rate, variable
-        times, end_s = self._measure()
-        duration_s = end_s - self._start_s
-        counted = max(1, len(times)) / duration_s
-        if rate is None or abs(rate - counted) > 0.01 * rate:  # else the header's is the exact one
-            rate = counted
-        return duration_s, rate, self._uneven(times / self._tick_s)
-
-    def _measure(self, after_s: float | None = None) -> tuple[NDArray[np.float64], float]:
-        """Times of the packets (from near `after_s` on), ascending, and when the last one ends."""
-        last_s, lasts_s, times_s = self._start_s, 0.0, []
-        for packet, at_s in self.packets(after_s):
-            times_s.append(at_s)
-            if at_s >= last_s:
-                # Where frames are reordered, a packet's duration is that of decoding.
-                ordered = packet.pts == packet.dts
-                last_s, lasts_s = at_s, packet.duration * self._tick_s if ordered else 0.0
-        times = np.unique(times_s)
-        usual_s = float(np.median(np.diff(times))) if len(times) > 1 else self._step_s
-        return times, last_s + (lasts_s or usual_s)
-
-    def _uneven(self, ticks: NDArray[Any]) -> bool:
-        steps = np.diff(ticks)
-        # Rounding to the container's ticks alone moves a step by up to two of them.
-        return len(steps) > 1 and bool(np.ptp(steps) > max(2.5, 0.1 * np.median(steps)))
-
-    def packets(self, after_s: float | None = None) -> Iterator[tuple[Any, float]]:
-        """Packets (from near `after_s` on) and when each is shown. Nothing is decoded."""
-        with self._demuxer.opened() as (container, stream):
-            if after_s is not None:
-                ticks = self._ticks(after_s + self._start_s)
-                if not self._demuxer.seek(container, stream, ticks):
-                    return
-            count, shift_s = 0, 0.0
-            for packet in self._demuxer.packets(container, stream):
-                if packet is None or not packet.size or packet.is_discard:
-                    continue
-                if packet.pts is None:  # counted, as in _stamped
-                    at_s = self._start_s + count * self._step_s
-                else:
-                    at_s = packet.pts * self._tick_s
-                    if self._dts_only and not count and after_s is None:
-                        shift_s = self._start_s - at_s
-                count += 1
-                yield packet, at_s + shift_s
 
     # -- moving
 
@@ -341,12 +281,12 @@ class PyAVVideo(Video):
                 self._blind_s = 2 * (target_s - landed_s)  # keyframes are that far apart at least
 
     def _worth_seeking(self, here_s: float, target_s: float) -> bool:
-        slack_s = max(_SLACK_S, _SLACK_FRAMES * self._step_s)
+        slack_s = max(_SLACK_S, _SLACK_FRAMES * self.clock.step_s)
         entries = self._stream.index_entries
-        key = entries.search_timestamp(self._ticks(target_s - slack_s))
-        if key >= 0 and entries[key].timestamp * self._tick_s > here_s + slack_s:
+        key = entries.search_timestamp(self.clock.ticks(target_s - slack_s))
+        if key >= 0 and entries[key].timestamp * self.clock.tick_s > here_s + slack_s:
             return True
-        return not self._indexed and target_s - here_s > self._blind_s
+        return not self.clock.indexed and target_s - here_s > self._blind_s
 
     def _stretches(self, times: list[float]) -> list[list[float]]:
         """Ascending times, parted where going from one to the next is worth a seek.
@@ -354,7 +294,7 @@ class PyAVVideo(Video):
         One stretch where the file does not tell its keyframes, or where the pictures between two
         of them would take too much memory.
         """
-        index = self._indexed and self._seekable and not self._dts_only
+        index = self.clock.indexed and self._seekable and not self.clock.dts_only
         if self._cores < 2 or self._device or not (index and self._demuxer.version and times):
             return [times]
         most = max(1, _STRETCH_BYTES // (3 * self._size[0] * self._size[1]))
@@ -394,51 +334,55 @@ class PyAVVideo(Video):
         tried from further back, and last of all from the beginning, which always works.
         """
         readable: bool | None = None  # behind a seek, where one was tried
-        start, wanted = self._ticks(self._start_s + SAME_S), self._ticks(target_s)
+        start, wanted = self.clock.ticks(self._start_s + SAME_S), self.clock.ticks(target_s)
         back_s = 1.0
-        self._frames = iter(())  # closes what reads
-        assert self._container is not None
         while self._seekable and wanted >= start:
-            self._current = self._ahead = before = None
-            if self._demuxer.seek(self._container, self._stream, wanted):
-                packets: Any = self._demuxer.packets(self._container, self._stream)
-                first = [*islice(packets, 1)]
-                if first and self._is_keyframe_behind(first[0], target_s):
-                    before = self._keyframe_before(first[0])
-                else:
-                    self._frames = self._ascending(chain(first, packets), sought=True)
-                    self._ahead = self._pull()
-                    if self._ahead and self._time(self._ahead) <= target_s:
-                        return
-                    readable = bool(readable) or self._ahead is not None
-                packets.close()
+            landing = self._land(wanted, target_s)
+            if landing.reached:
+                return
+            if landing.readable is not None:
+                readable = readable or landing.readable
+            if landing.before is not None and landing.before < wanted:
+                wanted = landing.before
             else:
-                readable = bool(readable)
-            if before is not None and before < wanted:
-                wanted = before
-            else:
-                wanted, back_s = wanted - self._ticks(back_s), 2 * back_s
+                wanted, back_s = wanted - self.clock.ticks(back_s), 2 * back_s
         self._seekable = self._seekable and readable is not False
         self._open()
+
+    def _land(self, wanted: int, target_s: float) -> _Landing:
+        """Seeks to a keyframe near `wanted` ticks, and looks whether that is behind `target_s`."""
+        self._frames = iter(())  # closes what reads
+        self._current = self._ahead = None
+        assert self._container is not None
+        if not self._demuxer.seek(self._container, self._stream, wanted):
+            return _Landing(False, readable=False)
+        packets: Any = self._demuxer.packets(self._container, self._stream)
+        first = [*islice(packets, 1)]
+        if first and self._is_keyframe_behind(first[0], target_s):
+            packets.close()
+            return _Landing(False, before=self._keyframe_before(first[0]))
+        self._frames = self._ascending(chain(first, packets), sought=True)
+        self._ahead = self._pull()
+        reached = self._ahead is not None and self._time(self._ahead) <= target_s
+        if not reached:
+            packets.close()
+        return _Landing(reached, readable=self._ahead is not None)
 
     def _is_keyframe_behind(self, packet: Any, target_s: float) -> bool:
         """What is to be shown then lies before it. Some files let that be decoded from here; from
         the keyframe before, all do."""
-        if packet is None or packet.pts is None or self._dts_only:
+        if packet is None or packet.pts is None or self.clock.dts_only:
             return False
-        return bool(packet.is_keyframe) and packet.pts * self._tick_s > target_s
+        return bool(packet.is_keyframe) and packet.pts * self.clock.tick_s > target_s
 
     def _keyframe_before(self, packet: Any) -> int | None:
         """About when the keyframe before that of `packet` is shown, in ticks, by the index."""
         entries = self._stream.index_entries
-        if not self._indexed or packet.dts is None:
+        if not self.clock.indexed or packet.dts is None:
             return None
         key = entries.search_timestamp(packet.dts - 1)
         # The index tells when frames are decoded: about as long before they are shown as this one.
         return entries[key].timestamp + packet.pts - packet.dts if key >= 0 else None
-
-    def _ticks(self, at_s: float) -> int:
-        return int(np.clip(at_s / self._tick_s, -_LAST_TICK, _LAST_TICK))
 
     # -- decoding
 
@@ -475,14 +419,14 @@ class PyAVVideo(Video):
 
     def _stamped(self, packets: Iterator[Any], sought: bool) -> Iterator[VideoFrame]:
         """Frames as they are decoded. Where the file has no times for them, they are counted."""
-        last_s = None if sought else -self._step_s
+        last_s = None if sought else -self.clock.step_s
         for frame in self._decoded(packets):
-            stamp = frame.dts if self._dts_only else frame.pts
+            stamp = frame.dts if self.clock.dts_only else frame.pts
             if stamp is None:
                 if last_s is None:
                     self._seekable = False  # nobody knows where this frame belongs
                     return
-                stamp = round((last_s + self._step_s) / self._tick_s)
+                stamp = round((last_s + self.clock.step_s) / self.clock.tick_s)
             frame.pts = stamp
             frame.time_base = self._stream.time_base
             last_s = self._time(frame)
@@ -496,7 +440,7 @@ class PyAVVideo(Video):
             if packet is None:
                 self._lost += 1
                 continue
-            far = packet.pts is not None and packet.pts * self._tick_s < self._full_s
+            far = packet.pts is not None and packet.pts * self.clock.tick_s < self._full_s
             context.skip_frame = "NONREF" if far else "DEFAULT"
             self._lost += packet.is_corrupt
             try:
