@@ -15,7 +15,7 @@ import typer
 from vzvideo.cli_options import ANSWERING, Json, load, progress_bars, say, with_settings
 
 if TYPE_CHECKING:
-    from vzvideo.evaluation.run import Score
+    from vzvideo.evaluation.table import Score
 
 _MOST_LINES = 5  # on stderr, of what went wrong with a file of questions
 

@@ -11,10 +11,8 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,7 +22,9 @@ import numpy as np
 import vzvideo
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
 from vzvideo.evaluation import scoring
+from vzvideo.evaluation.ledger import Ledger, write, write_parquet
 from vzvideo.evaluation.questions import Question
+from vzvideo.evaluation.table import SHOWN, Score, table
 from vzvideo.models import catalog, weights
 from vzvideo.models.prefix import Prefix
 from vzvideo.qa import VideoQA
@@ -32,31 +32,8 @@ from vzvideo.types import VisualTokens
 
 Choose = Literal["likelihood", "pmi", "letter"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-SHOWN = ("answer", "no_video", "wrong_video")  # the video itself, and the two baselines
-FEWEST = 10  # videos for an interval
 _LONGEST = 20  # questions, by letters, among which the one of most tokens is looked for
 _OTHERS = 5  # videos tried for a wrong one before a question goes without
-
-
-@dataclass(frozen=True)
-class Score:
-    """One line of the table.
-
-    score, low, high: mean over the questions of a kind (0..1; CIDEr may reach 10) and its 95 %
-        bootstrap interval, None below ten videos; a question that failed counts 0.
-    no_video, wrong_video: the baselines, over the questions that have them.
-    failed: questions without an answer.
-    """
-
-    kind: str
-    metric: str
-    questions: int
-    score: float
-    low: float | None
-    high: float | None
-    no_video: float | None
-    wrong_video: float | None
-    failed: int
 
 
 def sample(questions: Sequence[Question], limit: int | None) -> list[Question]:
@@ -95,7 +72,7 @@ def run(
     """
     check(questions, prompt, choose)
     asked = {q.id: _digest(dataclasses.asdict(q)) for q in questions}
-    ledger = _Ledger(out, _signature(qa, prompt, choose, baselines), asked)
+    ledger = Ledger(out, _signature(qa, prompt, choose, baselines), asked)
     videos: dict[tuple[Any, ...], list[Question]] = {}
     for question in questions:
         videos.setdefault(_place(question), []).append(question)
@@ -118,8 +95,8 @@ def run(
     rows = [ledger.rows[question.id] for question in questions]
     scores = table(rows)
     about = ledger.about | {"scores": [dataclasses.asdict(score) for score in scores]}
-    _write(out / "scores.json", json.dumps(about, indent=1) + "\n")
-    _write_parquet(rows, out / "answers.parquet")
+    write(out / "scores.json", json.dumps(about, indent=1) + "\n")
+    write_parquet(rows, out / "answers.parquet")
     return scores
 
 
@@ -137,66 +114,6 @@ def check(questions: Sequence[Question], prompt: str, choose: str) -> None:
         )
     if any(question.metric == "caption" for question in questions):
         scoring.check_captions()
-
-
-def table(rows: Sequence[dict[str, Any]]) -> list[Score]:
-    """Rows of answers -> a line for each kind and metric."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["kind"], row["metric"]), []).append(row)
-    return [
-        line
-        for (kind, metric), group in sorted(groups.items())
-        for line in (_captions if metric == "caption" else _accuracy)(kind, metric, group)
-    ]
-
-
-def _accuracy(kind: str, metric: str, rows: list[dict[str, Any]]) -> list[Score]:
-    scores = {
-        shown: np.array([row[f"{shown}_score"] for row in _seen(rows, shown)])
-        for shown in SHOWN[1:]
-    }
-    scores["answer"] = np.array([row["answer_score"] or 0.0 for row in rows])
-    return [_score(kind, metric, rows, scores)]
-
-
-def _captions(kind: str, _metric: str, rows: list[dict[str, Any]]) -> list[Score]:
-    scores, bleu = {}, {}
-    for shown in SHOWN:
-        if some := rows if shown == "answer" else _seen(rows, shown):
-            texts = [row[shown] or "" for row in some]
-            references = [row["answers"] for row in some]
-            scores[shown] = scoring.cider(texts, references)
-            bleu[shown] = scoring.bleu4(texts, references)
-    first = _score(kind, "CIDEr", rows, scores)
-    second = dataclasses.replace(
-        first,
-        metric="BLEU-4",
-        score=bleu["answer"],
-        low=None,
-        high=None,
-        no_video=bleu.get("no_video"),
-        wrong_video=bleu.get("wrong_video"),
-    )
-    return [first, second]
-
-
-def _seen(rows: list[dict[str, Any]], shown: str) -> list[dict[str, Any]]:
-    """Those that have an answer of this sort."""
-    return [row for row in rows if row[shown] is not None]
-
-
-def _score(kind: str, metric: str, rows: list[dict[str, Any]], scores: dict[str, Any]) -> Score:
-    means = {shown: float(values.mean()) for shown, values in scores.items() if len(values)}
-    videos = [row["video"] for row in rows]
-    low, high = None, None
-    if len(set(videos)) >= FEWEST:
-        low, high = scoring.interval(scores["answer"], videos)
-    failed = sum(row["error"] is not None for row in rows)
-    return Score(
-        kind, metric, len(rows), means["answer"], low, high,
-        means.get("no_video"), means.get("wrong_video"), failed,
-    )  # fmt: skip
 
 
 class _Asker:
@@ -335,61 +252,6 @@ def _place(question: Question) -> tuple[Any, ...]:
     return (question.video, question.start_s, question.end_s)
 
 
-class _Ledger:
-    """The rows that are there already, in a file that only ever grows by whole lines.
-
-    about: what made them; a file that something else made is refused.
-    asked: digests of the questions by id; rows of others stay in the file and count for nothing.
-    """
-
-    def __init__(self, out: Path, about: dict[str, Any], asked: dict[str, str]) -> None:
-        self.about = about
-        self.rows: dict[str, dict[str, Any]] = {}
-        self._path = out / "answers.jsonl"
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{out}: cannot be used for results ({error})") from None
-        # The last line may be half written.
-        lines = text.split("\n")[:-1]
-        if lines:
-            self._check(lines[0], out)
-            # What failed is asked again: the file may be there by now.
-            rows = [row for row in map(json.loads, lines[1:]) if row["error"] is None]
-            _write(self._path, _lines([{"about": about}, *rows]))
-            self.rows = {r["id"]: r for r in rows if asked.get(r["id"]) == r["asked"]}
-        else:
-            _write(self._path, _lines([{"about": about}]))
-
-    def _check(self, line: str, out: Path) -> None:
-        try:
-            before = json.loads(line)["about"]
-        except (ValueError, KeyError, TypeError):
-            raise SettingsError(
-                f"{self._path}: is there, and no file of answers; give another folder"
-            ) from None
-        now = json.loads(json.dumps(self.about))
-        changed = [
-            f"{name} {_given(before.get(name))} -> {_given(now.get(name))}"
-            for name in {**before, **now}
-            if before.get(name) != now.get(name)
-        ]
-        if changed:
-            raise SettingsError(
-                f"{out} holds answers of another run ({', '.join(changed)}): give another folder "
-                "(--out), or delete it"
-            )
-
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        """Keeps the rows of a video; they are on the disk when this returns."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(_lines(rows))
-            file.flush()
-            os.fsync(file.fileno())
-        self.rows |= {row["id"]: row for row in rows}
-
-
 def _signature(qa: VideoQA, prompt: str, choose: str, baselines: bool) -> dict[str, Any]:
     """Everything an answer depends on, but for its question."""
     settings = dataclasses.asdict(qa.settings)
@@ -409,30 +271,3 @@ def _signature(qa: VideoQA, prompt: str, choose: str, baselines: bool) -> dict[s
 
 def _digest(about: Any) -> str:
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-
-
-def _lines(rows: Sequence[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
-def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    texts = pa.list_(pa.string())
-    kinds = {"answers": texts, "options": texts, "frames": pa.int32(), "tokens": pa.int32()}
-    kinds |= {f"{shown}_score": pa.float64() for shown in SHOWN}
-    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in rows[0]])
-    part = path.with_name(path.name + ".part")
-    pq.write_table(pa.Table.from_pylist(rows, schema), part)
-    part.replace(path)
-
-
-def _given(value: Any) -> str:
-    return "by default" if value is None else repr(value)
