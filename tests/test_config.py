@@ -137,6 +137,7 @@ def test_a_wrong_kind_of_value_is_told_the_right_one(
         ("batch: 0", "1"),
         ("temperature: -0.1", "0"),
         ("temperature: .nan", "0"),
+        ("num_beams: 0", "1"),
         ("deadline_s: 0", "0.1"),
         ("deadline_s: .inf", "0.1"),
         ("cache_gib: -1", "0"),
@@ -145,6 +146,10 @@ def test_a_wrong_kind_of_value_is_told_the_right_one(
 )
 def test_a_value_out_of_range_is_told_the_least(tmp_path: Path, text: str, least: str) -> None:
     assert f"at least {least} needed" in str(refused(written(tmp_path, text)))
+
+
+def test_drawing_and_looking_for_the_likeliest_exclude_each_other(tmp_path: Path) -> None:
+    assert "give one of them" in str(refused(written(tmp_path, "num_beams: 3\ntemperature: 0.2")))
 
 
 def test_dominant_and_contextual_come_together(tmp_path: Path) -> None:

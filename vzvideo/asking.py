@@ -47,8 +47,7 @@ class Asking:
             self._prefix,
             self._question,
             remember=self._remember,
-            max_new_tokens=self._settings.max_new_tokens,
-            temperature=self._settings.temperature,
+            **self._settings.answering,
         )
         with closing(stream):
             for piece in stream:

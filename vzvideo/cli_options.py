@@ -68,6 +68,10 @@ ANSWERING: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "temperature": (Annotated[float | None, typer.Option(help="0 is repeatable.")], None),
+    "num_beams": (
+        Annotated[int | None, typer.Option(help="Beginnings of an answer followed at once (1).")],
+        None,
+    ),
 }
 # Settings that are called otherwise on the command line.
 _CALLED = {"compress": "no_compress", "start_s": "start", "end_s": "end"}

@@ -21,6 +21,9 @@ ENCODING = {
     *("fps", "start_s", "end_s", "decoder", "hwaccel"),
 }
 
+# Settings that say how an answer is found in what has been read.
+ANSWERING = ("max_new_tokens", "temperature", "num_beams")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -37,6 +40,8 @@ class Settings:
     start_s, end_s: the part of the video to look at, in seconds; None for its ends.
     max_new_tokens: the answer's longest length in tokens.
     temperature: 0 answers the same each time.
+    num_beams: beginnings of an answer that are followed at once, of which the likeliest wins. More
+        than one costs as many times the work, and the answer comes in one piece.
     decoder: "pyav" or "decord".
     hwaccel: a device to decode on, "cuda" for one ("pyav" alone).
     deadline_s: how long a server or a decoder may stay silent.
@@ -59,6 +64,7 @@ class Settings:
     end_s: float | None = None
     max_new_tokens: int = 128
     temperature: float = 0.0
+    num_beams: int = 1
     decoder: Literal["pyav", "decord"] = "pyav"
     hwaccel: str | None = None
     deadline_s: float = 30.0
@@ -79,11 +85,23 @@ class Settings:
             ("max_new_tokens", 1),
             ("batch", 1),
             ("temperature", 0),
+            ("num_beams", 1),
             ("deadline_s", 0.1),
             ("cache_gib", 0),
         ):
             if not least <= getattr(self, name) < math.inf:
                 raise SettingsError(f"{name}: {getattr(self, name)} given, at least {least} needed")
+
+        if self.temperature and self.num_beams > 1:
+            raise SettingsError(
+                f"temperature {self.temperature:g} and num_beams {self.num_beams}: one draws an "
+                "answer, the other looks for the likeliest; give one of them"
+            )
+
+    @property
+    def answering(self) -> dict[str, Any]:
+        """What a language model wants to know beside the question, by name."""
+        return {name: getattr(self, name) for name in ANSWERING}
 
     def replace(self, **changes: Any) -> Settings:
         """A copy with `changes`; an unknown name or a wrong kind of value is a SettingsError."""

@@ -193,8 +193,8 @@ class _Job:
         self.encoding = about | {"frames": settings.frames, "batch": settings.batch}
         self._answering: dict[str, Any] = {}
         if "answer" in names:
-            kinds = ("max_new_tokens", "temperature", "quantize", "dtype")
-            self._answering = {name: getattr(settings, name) for name in kinds}
+            loaded = {name: getattr(settings, name) for name in ("quantize", "dtype")}
+            self._answering = settings.answering | loaded
             self._answering["weights"] = weights.fingerprint(folder, "") if folder else None
 
     def row(self, name: str, work: Work) -> dict[str, Any]:

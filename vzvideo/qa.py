@@ -358,8 +358,7 @@ class VideoQA:
         texts = self.language.answer_many(
             prefix,
             questions,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
+            **settings.answering,
         )
         seconds = encoded.seconds | {
             "prefill": prefill_s,

@@ -213,8 +213,7 @@ class Answer(Stage):
         texts = self._qa.language.answer_each(
             prefix,
             [question.strip() for _, question in item.work.task.asked],
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
+            **settings.answering,
         )
         self._qa.forget()
         seconds = item.seconds | {"prefill": prefill_s, "generate": time.perf_counter() - begun}

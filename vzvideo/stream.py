@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from vzvideo import store
 from vzvideo.asking import Asking, checked
-from vzvideo.config import Settings
+from vzvideo.config import ANSWERING, Settings
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.ingest import Ingest, Policy, Stats
 from vzvideo.models.prefix import Prefix, copy_cache
@@ -171,7 +171,7 @@ class Stream:
             since_s, until_s: the part to look at, in seconds of the stream, as finely as it is
                 remembered: a moment far back may reach beyond it. Below 0 they count from the end
                 of what is remembered, so that `since_s=-30` is the last half minute.
-            changes: `max_new_tokens`, `temperature`.
+            changes: `max_new_tokens`, `temperature`, `num_beams`.
 
         Frames that are still waiting are not seen; `wait` waits for them. The answer's
         `frame_times_s` are the times it looked at.
@@ -196,10 +196,10 @@ class Stream:
         return Asking(self._qa, encoded, prefix, question, settings, seconds)
 
     def _answering(self, changes: dict[str, Any]) -> Settings:
-        if wrong := changes.keys() - {"max_new_tokens", "temperature"}:
+        if wrong := changes.keys() - {*ANSWERING}:
             raise SettingsError(
-                f"{', '.join(sorted(wrong))}: a question takes max_new_tokens and temperature; the "
-                "rest is said when the stream is made"
+                f"{', '.join(sorted(wrong))}: a question takes {', '.join(ANSWERING)}; the rest is "
+                "said when the stream is made"
             )
         return self._settings.replace(**changes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,6 +118,44 @@ def test_many_questions_at_once_answer_as_one_by_one(
     assert together == alone
     assert len(set(together)) > 1
     assert prefix.cache.get_seq_length() == held
+
+
+def test_beams_over_a_kept_prefix_equal_those_of_transformers_from_nothing(
+    language: VideoLlava, tokens: VisualTokens
+) -> None:
+    model, prefix = language.model, language.read(tokens)
+    before = language.logits(prefix, QUESTION)
+    ids = language.ask_ids(prefix, QUESTION)
+    with torch.inference_mode():
+        embeds = model.get_input_embeddings()(ids)
+        features = model.model.multi_modal_projector(tokens.features)
+        embeds = embeds.masked_scatter((ids == language.video_token).unsqueeze(-1), features)
+        said = model.generate(  # type: ignore[operator]
+            inputs_embeds=embeds, attention_mask=torch.ones_like(ids), num_beams=4,
+            do_sample=False, max_new_tokens=8, eos_token_id=sorted(language.ends),
+            pad_token_id=language.pad,
+        )  # fmt: skip
+    wanted = language.tokenizer.decode(said[0], skip_special_tokens=True).strip()
+    options: dict[str, Any] = {"max_new_tokens": 8, "num_beams": 4}
+    assert language.answer(prefix, QUESTION, **options) == wanted
+    together = language.answer_many(prefix, ["Who?", QUESTION], **options)
+    assert together == [language.answer(prefix, "Who?", **options), wanted]
+    assert wanted != language.answer(prefix, QUESTION, max_new_tokens=8)
+    assert torch.equal(language.logits(prefix, QUESTION), before)
+
+
+def test_a_conversation_in_beams_knows_what_was_said(
+    language: VideoLlava, tokens: VisualTokens
+) -> None:
+    prefix = language.read(tokens)
+    options: dict[str, Any] = {"remember": True, "max_new_tokens": 5, "num_beams": 3}
+    said = language.answer(prefix, "Who is there?", **options)
+    again = language.answer(prefix, "And where?", **options)
+    ids = language.ask_ids(prefix, QUESTION)
+    text = language.tokenizer.decode(ids[0])
+    assert text.index(said) < text.rindex(again)
+    scores = language.logits(prefix, QUESTION)
+    assert (scores - cold(language, tokens, ids)).abs().max() < LOGITS_F32
 
 
 def test_pieces_add_up_and_stopping_early_forgets(

@@ -344,6 +344,12 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         assert code_of(f"http://127.0.0.1:{unused.getsockname()[1]}/", 2) == "unreadable"
 
 
+def test_a_host_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    with pytest.raises(VideoError, match="is the address right"):
+        open_video("http://nobody.invalid/clip.mp4", deadline_s=20)  # a name that none may have
+
+
 @pytest.mark.parametrize("scheme", ["http", "https", "rtsp", "tcp"])
 def test_a_server_that_accepts_and_never_answers(
     scheme: str, monkeypatch: pytest.MonkeyPatch

@@ -190,14 +190,12 @@ class _Asker:
         self, rows: list[dict[str, Any]], questions: list[Question], shown: str, prefix: Prefix
     ) -> None:
         """Answers and scores of the questions, into the columns that `shown` names."""
-        settings = self._qa.settings
         spoken = [(r, q) for r, q in zip(rows, questions, strict=True) if q.metric != "choice"]
         if spoken:
             texts = self._qa.language.answer_many(
                 prefix,
                 [self._asked(question) for _, question in spoken],
-                max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
+                **self._qa.settings.answering,
             )
             for (row, question), text in zip(spoken, texts, strict=True):
                 row[shown] = text

@@ -175,17 +175,28 @@ class VideoLlava:
         remember: bool = False,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
+        num_beams: int = 1,
     ) -> Iterator[str]:
         """The answer, piece by piece as it is generated; the caller may stop early.
 
+        num_beams: beginnings followed at once, of which the likeliest wins; with more than one the
+            answer comes in one piece, and the video is held as many times more.
         remember: afterwards `prefix` holds the question and what was said, ready for the next
             question of a conversation. Without it `prefix` stays as it was.
         """
         with prefix.in_use():
-            yield from self._stream(prefix, question, remember, max_new_tokens, temperature)
+            yield from self._stream(
+                prefix, question, remember, max_new_tokens, temperature, num_beams
+            )
 
     def _stream(
-        self, prefix: Prefix, question: str, remember: bool, most: int, temperature: float
+        self,
+        prefix: Prefix,
+        question: str,
+        remember: bool,
+        most: int,
+        temperature: float,
+        num_beams: int,
     ) -> Iterator[str]:
         ids = self.ask_ids(prefix, question)
         self._check(ids.shape[1] + min(most, SHORTEST_ANSWER))
@@ -195,17 +206,21 @@ class VideoLlava:
         said: list[Tensor] = []
 
         def work() -> None:
+            one = num_beams == 1  # of several it is known only at the end which of them wins
             try:
                 said.append(
                     self._generate(
                         ids,
-                        prefix.cache,
+                        prefix.cache if one else copy_cache(prefix.cache, num_beams),
                         most,
                         temperature,
-                        streamer=_Pieces(self.tokenizer, pieces),
+                        num_beams,
+                        streamer=_Pieces(self.tokenizer, pieces) if one else None,
                         stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
                     )
                 )
+                if not one:
+                    pieces.put(self._text(said[0][0, ids.shape[1] :]))
                 pieces.put(None)
             except BaseException as error:
                 pieces.put(error)
@@ -242,16 +257,17 @@ class VideoLlava:
         *,
         max_new_tokens: int = 128,
         temperature: float = 0.0,
+        num_beams: int = 1,
     ) -> list[str]:
         """Answers to many first questions in one batch over one prefix, which stays as it was."""
         tails = [self.prompts.opening(question)[1] for question in questions]
         # As many at a time as keep the copies of the video within _COPIED tokens.
-        rows = max(1, _COPIED // prefix.length)
+        rows = max(1, _COPIED // (prefix.length * num_beams))
         answers = []
         with prefix.in_use():
             for first in range(0, len(tails), rows):
                 answers += self._answer_batch(
-                    prefix, tails[first : first + rows], max_new_tokens, temperature
+                    prefix, tails[first : first + rows], max_new_tokens, temperature, num_beams
                 )
         return answers
 
@@ -305,7 +321,12 @@ class VideoLlava:
         return scores
 
     def _answer_batch(
-        self, prefix: Prefix, tails: list[list[int]], most: int, temperature: float
+        self,
+        prefix: Prefix,
+        tails: list[list[int]],
+        most: int,
+        temperature: float,
+        num_beams: int,
     ) -> list[str]:
         longest = max(map(len, tails))
         self._check(prefix.length + longest + min(most, SHORTEST_ANSWER))
@@ -315,20 +336,28 @@ class VideoLlava:
             ids[row, longest - len(tail) :] = torch.tensor(tail, device=self.device)
             mask[row, longest - len(tail) :] = 1
         shared = prefix.ids.expand(len(tails), -1)
-        cache = copy_cache(prefix.cache, len(tails))
+        cache = copy_cache(prefix.cache, len(tails) * num_beams)
         said = self._generate(
-            torch.cat([shared, ids], 1), cache, most, temperature,
+            torch.cat([shared, ids], 1), cache, most, temperature, num_beams,
             attention_mask=torch.cat([torch.ones_like(shared), mask], 1),
         )  # fmt: skip
-        answers = said[:, prefix.length + longest :]
-        return [
-            text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        ]
+        return [self._text(answer).strip() for answer in said[:, prefix.length + longest :]]
+
+    def _text(self, ids: Tensor) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
     @torch.inference_mode()
     def _generate(
-        self, ids: Tensor, cache: DynamicCache, most: int, temperature: float, **options: Any
+        self,
+        ids: Tensor,
+        cache: DynamicCache,
+        most: int,
+        temperature: float,
+        num_beams: int,
+        **options: Any,
     ) -> Tensor:
+        """ids: (B, S). cache: of B x num_beams rows. -> (B, longest), the question's ids first."""
         room = self.window - ids.shape[1]
         options.setdefault("attention_mask", torch.ones_like(ids))
         if temperature > 0:
@@ -339,6 +368,7 @@ class VideoLlava:
             input_ids=ids,
             past_key_values=cache,
             max_new_tokens=min(most, room),
+            num_beams=num_beams,
             eos_token_id=sorted(self.ends),
             pad_token_id=self.pad,
             **options,

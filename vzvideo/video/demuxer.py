@@ -5,6 +5,7 @@ Decodes nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -161,6 +162,9 @@ class Demuxer:
                 reason, code = "not a video, or damaged beyond reading", "invalid"
             else:
                 reason, code = getattr(error, "strerror", None) or str(error), "unreadable"
+                if "://" in self.source and getattr(error, "errno", None) == errno.EIO:
+                    # All that FFmpeg says of a host it does not find.
+                    reason += "; is the address right, is there a connection?"
             raise VideoError(f"{self.source}: {reason}", code=code) from None
 
     def _stat(self) -> tuple[int, int, int] | None:
