@@ -170,6 +170,17 @@ def test_options_reach_the_encoder(vz: Command, checkpoint: Path, clip: Path) ->
     assert every == pytest.approx([0.0, 0.4, 0.8, 1.2])
 
 
+def test_beams_are_followed_where_they_are_asked_for(
+    vz: Command, checkpoint: Path, clip: Path, answers: dict[str, str]
+) -> None:
+    said = vz("ask", clip, OTHER, "--num-beams", 3, "--model", checkpoint, *SMALL)
+    qa = vzvideo.load(str(checkpoint), device="cpu", num_beams=3, **SETTINGS)
+    assert (said.status, said.out) == (0, qa.ask(clip, OTHER).text + "\n"), said.err
+    assert said.out != answers[OTHER] + "\n"
+    both = vz("ask", clip, OTHER, "--num-beams", 3, "--temperature", 0.5, "--model", checkpoint)
+    assert "give one of them" in both.line
+
+
 def test_frames_the_video_does_not_have_are_told(vz: Command, checkpoint: Path, clip: Path) -> None:
     said = vz("ask", clip, QUESTION, "--model", checkpoint, *SMALL, "--frames", "60")
     assert said.status == 0

@@ -111,6 +111,9 @@ def test_an_estimate_adds_up_what_a_job_would_take(folder: Path, checkpoint: Pat
     assert found.unreadable.total() == 2
     assert found.unreadable["invalid"] == 1
     assert found.operations > 0
+    wide = estimate.estimate(tasks, settings.replace(num_beams=3), Guard(), say=lambda _: None)
+    assert (wide.tokens, wide.answers) == (found.tokens, found.answers)
+    assert wide.operations > found.operations
     assert "2 videos cannot be read" in str(found)
     with pytest.raises(SettingsError, match="one try"):
         Guard(tries=0)

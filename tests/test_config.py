@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from vzvideo import config
+from vzvideo import cli_options, config
 from vzvideo.config import Settings
 from vzvideo.errors import SettingsError
 
@@ -146,6 +146,11 @@ def test_a_wrong_kind_of_value_is_told_the_right_one(
 )
 def test_a_value_out_of_range_is_told_the_least(tmp_path: Path, text: str, least: str) -> None:
     assert f"at least {least} needed" in str(refused(written(tmp_path, text)))
+
+
+def test_the_command_line_has_the_same_settings_of_an_answer() -> None:
+    assert tuple(cli_options.ANSWERING) == config.ANSWERING
+    assert set(Settings().answering) == set(config.ANSWERING)
 
 
 def test_drawing_and_looking_for_the_likeliest_exclude_each_other(tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def expected(videos: Path, settings: Settings) -> dict[str, str | None]:
 def test_every_question_gets_the_answer_of_ask_or_an_error(
     cluster: Any, videos: Path, settings: Settings, tmp_path: Path
 ) -> None:
+    settings = settings.replace(num_beams=2)
     summary = corpus.ask(tasks_of(videos), str(tmp_path / "out"), settings)
     rows = rows_of(tmp_path / "out")
     assert {row["id"]: row["answer"] for row in rows} == expected(videos, settings)
@@ -120,7 +121,7 @@ def test_every_question_gets_the_answer_of_ask_or_an_error(
     assert len(good["frame_times_s"]) == 4
     assert good["message"] is None
     assert all(good[f"{stage}_s"] > 0 for stage in ("decode", "encode", "prefill", "generate"))
-    assert json.loads(good["settings"])["dominant"] == 4
+    assert json.loads(good["settings"]).items() >= {"dominant": 4, "num_beams": 2}.items()
     assert ray.is_initialized()  # who started it may go on using it
 
 

@@ -142,6 +142,17 @@ def test_many_answers_as_one_by_one(qa: VideoQA, clip: Path) -> None:
     assert qa.ask_many(tokens, []) == []
 
 
+def test_beams_reach_the_model_however_it_is_asked(qa: VideoQA, clip: Path) -> None:
+    tokens, question = qa.encode(clip, frames=4), "Is there a cat?"
+    prefix = qa.language.read(tokens)
+    said = qa.language.answer(prefix, question, max_new_tokens=6, num_beams=3)
+    assert said != qa.ask(tokens, question).text
+    assert qa.ask(tokens, question, num_beams=3).text == said
+    assert qa.ask_many(tokens, [question], num_beams=3)[0].text == said
+    assert qa.chat(tokens, num_beams=3).ask(question).text == said
+    assert list(qa.stream_answer(tokens, question, num_beams=3)) == [said]
+
+
 def test_pieces_add_up_to_the_answer(qa: VideoQA, clip: Path) -> None:
     tokens = qa.encode(clip, frames=4)
     assert "".join(qa.stream_answer(tokens, "Who?")).strip() == qa.ask(tokens, "Who?").text

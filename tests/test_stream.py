@@ -287,6 +287,7 @@ def test_settings_of_a_question(qa: VideoQA) -> None:
         assert len(long.text) > len(short.text)
         assert long.text.startswith(short.text.rstrip("\ufffd"))
         assert stream.ask(QUESTION, temperature=2.0).text
+        assert stream.ask(QUESTION, max_new_tokens=30, num_beams=8).text != long.text
         for wrong in ({"fps": 2.0}, {"max_tokens": 3}, {"max_new_tokens": 0}, {"temperature": "x"}):
             with pytest.raises(SettingsError, match=next(iter(wrong))):
                 stream.ask(QUESTION, **wrong)

@@ -102,7 +102,10 @@ def _unexpected(error: Exception) -> str:
     # By name, for torch is not imported here; on the CPU it raises a plain RuntimeError.
     lacks = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     if lacks or "can't allocate memory" in str(error):
-        return "out of memory: choose fewer --frames, --quantize 4bit, or another --device"
+        return (
+            "out of memory: choose fewer --frames or --num-beams, --quantize 4bit, or another "
+            "--device"
+        )
     return (
         f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; this is a bug: run it "
         "again with --debug and report what it prints"

@@ -69,7 +69,7 @@ ANSWERING: dict[str, tuple[Any, Any]] = {
     ),
     "temperature": (Annotated[float | None, typer.Option(help="0 is repeatable.")], None),
     "num_beams": (
-        Annotated[int | None, typer.Option(help="Beginnings of an answer followed at once (1).")],
+        Annotated[int | None, typer.Option(help="Beam search: better words, as much slower (1).")],
         None,
     ),
 }

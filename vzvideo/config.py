@@ -40,8 +40,9 @@ class Settings:
     start_s, end_s: the part of the video to look at, in seconds; None for its ends.
     max_new_tokens: the answer's longest length in tokens.
     temperature: 0 answers the same each time.
-    num_beams: beginnings of an answer that are followed at once, of which the likeliest wins. More
-        than one costs as many times the work, and the answer comes in one piece.
+    num_beams: beginnings of an answer that are followed at once (beam search), of which the one
+        likeliest a token wins. More than one costs as many times the work of answering, and the
+        answer comes in one piece.
     decoder: "pyav" or "decord".
     hwaccel: a device to decode on, "cuda" for one ("pyav" alone).
     deadline_s: how long a server or a decoder may stay silent.

@@ -121,8 +121,8 @@ def _add(found: Estimate, planner: VideoQA, task: Task, duration_s: float) -> No
     found.answers += answers
     # Two operations a weight and token; attention adds little at these lengths.
     found.operations += 2 * tower * frames * planner.encoder.tokens
-    said = answers * recipe.settings.num_beams
-    found.operations += 2 * language * (frames * each + sum(texts) + said) * bool(texts)
+    asked = (sum(texts) + answers) * recipe.settings.num_beams  # each beam reads and says its own
+    found.operations += 2 * language * (frames * each + asked) * bool(texts)
 
 
 def _text_model(planner: VideoQA) -> Any:

@@ -355,11 +355,7 @@ class VideoQA:
         encoded = self.encode_timed(source, question=question, progress=progress, **changes)
         prefix, prefill_s = self.read(encoded.tokens)
         begun = time.perf_counter()
-        texts = self.language.answer_many(
-            prefix,
-            questions,
-            **settings.answering,
-        )
+        texts = self.language.answer_many(prefix, questions, **settings.answering)
         seconds = encoded.seconds | {
             "prefill": prefill_s,
             "generate": time.perf_counter() - begun,

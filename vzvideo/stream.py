@@ -196,7 +196,7 @@ class Stream:
         return Asking(self._qa, encoded, prefix, question, settings, seconds)
 
     def _answering(self, changes: dict[str, Any]) -> Settings:
-        if wrong := changes.keys() - {*ANSWERING}:
+        if wrong := changes.keys() - set(ANSWERING):
             raise SettingsError(
                 f"{', '.join(sorted(wrong))}: a question takes {', '.join(ANSWERING)}; the rest is "
                 "said when the stream is made"

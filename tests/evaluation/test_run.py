@@ -152,6 +152,16 @@ def test_a_stopped_run_goes_on(
     assert rows[0].equals(rows[1])
 
 
+def test_answers_are_found_as_the_settings_say(
+    qa: VideoQA, questions: list[Question], tmp_path: Path
+) -> None:
+    qa.settings = qa.settings.replace(num_beams=8, max_new_tokens=30)
+    evaluation.run(qa, questions[:1], tmp_path / "out", baselines=False)
+    [row] = pq.read_table(tmp_path / "out" / "answers.parquet").to_pylist()
+    assert row["answer"] == qa.ask(row["video"], row["question"]).text
+    assert row["answer"] != qa.ask(row["video"], row["question"], num_beams=1).text
+
+
 def test_another_run_is_not_mixed_in(
     qa: VideoQA, questions: list[Question], tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -81,14 +83,20 @@ def test_compressed_logits_equal_a_run_without_cache(
     torch.testing.assert_close(language.logits(prefix, QUESTION), first, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("num_beams", [1, 3])
 def test_conversation_equals_a_cold_run_and_computes_only_what_is_new(
-    language: VideoLlava, tokens: VisualTokens
+    language: VideoLlava, tokens: VisualTokens, num_beams: int
 ) -> None:
     prefix = language.read(tokens)
+    # All but the answer's last token, which no later one has attended to yet, is in the cache; of
+    # several beams all but the answer, and the token before it.
+    left = 1 if num_beams == 1 else 1 + 7
     for question in ("Who is there?", "What do they wear?", "Where is this?"):
-        language.answer(prefix, question, remember=True, max_new_tokens=7)
-        # All but the answer's last token, which no later one has attended to yet, is in the cache.
-        assert prefix.length - prefix.cache.get_seq_length() <= 1
+        said = language.answer(
+            prefix, question, remember=True, max_new_tokens=7, num_beams=num_beams
+        )
+        assert said in language.tokenizer.decode(prefix.ids[0])
+        assert prefix.length - prefix.cache.get_seq_length() <= left
     warm = language.logits(prefix, QUESTION)
     expected = cold(language, tokens, language.ask_ids(prefix, QUESTION))
     torch.testing.assert_close(warm, expected, atol=LOGITS_F32, rtol=0)
@@ -144,18 +152,49 @@ def test_beams_over_a_kept_prefix_equal_those_of_transformers_from_nothing(
     assert torch.equal(language.logits(prefix, QUESTION), before)
 
 
-def test_a_conversation_in_beams_knows_what_was_said(
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_answers_that_end_by_themselves_at_different_lengths(
+    language: VideoLlava, tokens: VisualTokens, num_beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(language, "ends", {*language.ends, *range(0, 256, 12)})
+    options: dict[str, Any] = {"max_new_tokens": 40, "num_beams": num_beams}
+    questions = ["Who?", QUESTION, "Is there a cat? Where is this? What happens first?"]
+    prefix = language.read(tokens)
+    together = language.answer_many(prefix, questions, **options)
+    assert together == [language.answer(prefix, question, **options) for question in questions]
+    lengths = set()
+    for question in questions:
+        prefix = language.read(tokens)
+        asked = language.ask_ids(prefix, question).shape[1]
+        language.answer(prefix, question, remember=True, **options)
+        lengths.add(prefix.length - asked)
+        assert not language.ends & set(prefix.ids[0, asked:].tolist())
+    assert len(lengths) > 1
+    assert max(lengths) < 40
+
+
+def test_beams_that_are_interrupted_are_not_remembered(
     language: VideoLlava, tokens: VisualTokens
 ) -> None:
     prefix = language.read(tokens)
-    options: dict[str, Any] = {"remember": True, "max_new_tokens": 5, "num_beams": 3}
-    said = language.answer(prefix, "Who is there?", **options)
-    again = language.answer(prefix, "And where?", **options)
-    ids = language.ask_ids(prefix, QUESTION)
-    text = language.tokenizer.decode(ids[0])
-    assert text.index(said) < text.rindex(again)
-    scores = language.logits(prefix, QUESTION)
-    assert (scores - cold(language, tokens, ids)).abs().max() < LOGITS_F32
+    held, forwards = prefix.cache.get_seq_length(), 0
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt(*_: object) -> None:
+        nonlocal forwards
+        forwards += 1
+        if forwards == 4:
+            signal.pthread_kill(main, signal.SIGINT)
+
+    hook = language.model.model.language_model.register_forward_pre_hook(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            language.answer(prefix, QUESTION, remember=True, max_new_tokens=300, num_beams=3)
+    finally:
+        hook.remove()
+    assert forwards < 200
+    assert (prefix.asked, prefix.cache.get_seq_length(), prefix.busy) == (0, held, False)
 
 
 def test_pieces_add_up_and_stopping_early_forgets(

@@ -1,4 +1,7 @@
-"""What an evaluation has answered so far, on the disk. Knows no model and no score."""
+"""What an evaluation has answered, on the disk: as it comes, and as a table at the end.
+
+Knows no model, nor how anything is scored.
+"""
 
 from __future__ import annotations
 

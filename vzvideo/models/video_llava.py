@@ -31,7 +31,8 @@ from vzvideo.models.prompts import Prompts
 from vzvideo.types import VisualTokens
 
 SHORTEST_ANSWER = 16  # tokens; with less room left, a question is refused instead of cut short
-_COPIED = 8192  # tokens of video that a batch of questions may hold in copies
+# Tokens of video that a batch of questions may hold in copies; one question may hold more.
+_COPIED = 8192
 _ATTENDING = 32  # tokens of an answer whose attention weights are held at a time
 
 
@@ -179,8 +180,9 @@ class VideoLlava:
     ) -> Iterator[str]:
         """The answer, piece by piece as it is generated; the caller may stop early.
 
-        num_beams: beginnings followed at once, of which the likeliest wins; with more than one the
-            answer comes in one piece, and the video is held as many times more.
+        num_beams: beginnings of the answer followed at once (beam search), of which the one
+            likeliest a token wins. With more than one it comes in one piece, and the video is held
+            as many times more; not together with a temperature.
         remember: afterwards `prefix` holds the question and what was said, ready for the next
             question of a conversation. Without it `prefix` stays as it was.
         """
@@ -204,14 +206,15 @@ class VideoLlava:
         stop = threading.Event()
         pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
         said: list[Tensor] = []
+        one = num_beams == 1  # of several it is known only at the end which of them wins
+        heard = one  # what an interruption leaves of several, nobody has heard
 
         def work() -> None:
-            one = num_beams == 1  # of several it is known only at the end which of them wins
             try:
                 said.append(
                     self._generate(
                         ids,
-                        prefix.cache if one else copy_cache(prefix.cache, num_beams),
+                        prefix.cache if one else self._beams(prefix.cache, ids, num_beams),
                         most,
                         temperature,
                         num_beams,
@@ -231,12 +234,13 @@ class VideoLlava:
             while (piece := pieces.get()) is not None:
                 if isinstance(piece, BaseException):
                     raise piece
+                heard = True
                 if piece:
                     yield piece
         finally:
             stop.set()
             thread.join()
-            if remember and said:
+            if remember and said and heard:
                 ended = int(said[0][0, -1]) in self.ends
                 prefix.ids = said[0][:, : said[0].shape[1] - ended]
                 prefix.asked += 1
@@ -343,6 +347,14 @@ class VideoLlava:
         )  # fmt: skip
         return [self._text(answer).strip() for answer in said[:, prefix.length + longest :]]
 
+    @torch.inference_mode()
+    def _beams(self, cache: DynamicCache, ids: Tensor, num_beams: int) -> DynamicCache:
+        """`cache`, which now knows `ids` but for the last one, once for each beam."""
+        known = cache.get_seq_length()
+        if known < ids.shape[1] - 1:
+            self.model(input_ids=ids[:, known:-1], past_key_values=cache, logits_to_keep=1)
+        return copy_cache(cache, num_beams)
+
     def _text(self, ids: Tensor) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text
@@ -364,6 +376,8 @@ class VideoLlava:
             options |= {"do_sample": True, "temperature": temperature}
         else:
             options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        if num_beams > 1:  # else a model's folder may say that beams mean something else
+            options |= {"length_penalty": 1.0, "early_stopping": False}
         said: Tensor = self.model.generate(
             input_ids=ids,
             past_key_values=cache,

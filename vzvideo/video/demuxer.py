@@ -163,7 +163,7 @@ class Demuxer:
             else:
                 reason, code = getattr(error, "strerror", None) or str(error), "unreadable"
                 if "://" in self.source and getattr(error, "errno", None) == errno.EIO:
-                    # All that FFmpeg says of a host it does not find.
+                    # FFmpeg says no more of a host it does not find, or of TLS that fails.
                     reason += "; is the address right, is there a connection?"
             raise VideoError(f"{self.source}: {reason}", code=code) from None
 
