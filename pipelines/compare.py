@@ -32,7 +32,8 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import vzvideo
-from pipelines.training import Trainee, answer_losses, packer_for
+from pipelines.packing import answer_losses, packer_for
+from pipelines.training import Trainee
 from vzvideo import visionzip
 from vzvideo.errors import SettingsError
 from vzvideo.evaluation import questions as files

@@ -38,21 +38,18 @@ from torch import Tensor
 from pipelines import questions
 from pipelines.clips import View
 from pipelines.features import WHOLE_FRAME, Features
+from pipelines.packing import Packed, Packer, answer_losses, packer_for
 from pipelines.photographs import Photographs, draw_clip, read_photographs
 from pipelines.training import (
     DECISIVE,
     Connector,
-    Packed,
-    Packer,
     Schedule,
     Trainee,
-    answer_losses,
     claim,
     export,
     fit,
     kept,
     load_export,
-    packer_for,
 )
 from vzvideo.errors import SettingsError
 from vzvideo.models import mini_build

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pipelines import compare
 from pipelines.compare import BUDGETS, METHODS, YES_NO, Clip, Judge, Plan, markdown
-from pipelines.training import Trainee, answer_losses, packer_for
+from pipelines.packing import answer_losses, packer_for
+from pipelines.training import Trainee
 from tests.conftest import small_model, small_tokenizer
 from tests.models.test_encoder import encoder_of
 from tests.pipelines.made import random_features, visual_tokens

@@ -11,8 +11,9 @@ import torch
 from pipelines import train_mini
 from pipelines.clips import View
 from pipelines.features import WHOLE_FRAME, Features
+from pipelines.packing import packer_for
 from pipelines.photographs import read_photographs
-from pipelines.training import Trainee, packer_for
+from pipelines.training import Trainee
 from tests.conftest import small_model, small_tokenizer
 from tests.models.test_encoder import encoder_of
 from tests.pipelines.made import CAPTIONS, photograph, visual_tokens, write_parquet

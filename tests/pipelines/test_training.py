@@ -1,8 +1,7 @@
-"""Training's shared parts: what is learned in one packed sequence is what is asked later."""
+"""The connector, what is written of a training, and its loop."""
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import pytest
@@ -12,46 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipelines import training
-from pipelines.training import Connector, Packed, Packer, Schedule, Trainee, answer_losses
-from tests.conftest import small_model, small_tokenizer
+from pipelines.packing import Packed, Packer
+from pipelines.training import Connector, Schedule, Trainee
+from tests.conftest import small_model
 from tests.pipelines.made import random_features
+from tests.pipelines.trainees import COUNTS, ITEMS, SAMPLE, losses_of, made_trainee, same
 from tests.tolerances import LOGITS_F32
 from vzvideo.models import mini_build
-from vzvideo.models.video_llava import VideoLlava
-
-ITEMS = [
-    [("What happens?", "A man rides a bike."), ("Who is there?", "Two dogs run."), ("A?", "Yes.")],
-    [("And where is this? Who is it?", "A cat."), ("What?", "A man on a dirt track.")],
-]
-COUNTS = [5, 9]
-SAMPLE = random_features(300, 32) * torch.linspace(0.1, 9, 32) + 5
-
-
-@pytest.fixture(params=["published", "mini"])
-def language(request: pytest.FixtureRequest) -> VideoLlava:
-    tokenizer = small_tokenizer()
-    if request.param == "mini":
-        tokenizer.chat_template = mini_build.CHAT_TEMPLATE
-    return VideoLlava(small_model(), tokenizer)
-
-
-@pytest.fixture
-def packer() -> Packer:
-    return training.packer_for(VideoLlava(small_model(), small_tokenizer()))
-
-
-def made_trainee(sample: Tensor | None = SAMPLE, *, lora: bool = True, seed: int = 0) -> Trainee:
-    """With a LoRA that does something: a fresh one adds nothing and would hide mistakes."""
-    model = small_model()
-    torch.manual_seed(seed)
-    trainee = Trainee(model, sample, lora=lora)
-    with torch.no_grad():
-        for name, weight in trainee.language_model.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.1)
-        for weight in trainee.connector.parameters():
-            weight.normal_(std=0.1)
-    return trainee.eval()
 
 
 def halved(trainee: Trainee) -> Trainee:
@@ -60,93 +26,6 @@ def halved(trainee: Trainee) -> Trainee:
         for weight in (*trainee.connector.parameters(), *trainee.lora_parameters()):
             weight.copy_(weight.half())
     return trainee
-
-
-def losses_of(trainee: Trainee, features: Tensor, batch: Packed) -> Tensor:
-    with torch.no_grad():
-        losses: Tensor = trainee(features, batch)
-    return losses
-
-
-def same(actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual, expected, atol=LOGITS_F32, rtol=LOGITS_F32)
-
-
-# -- packing
-
-
-def test_packed_answers_cost_what_they_cost_alone(language: VideoLlava) -> None:
-    packer, trainee = training.packer_for(language), made_trainee()
-    features = random_features(sum(COUNTS), 32)
-    packed = losses_of(trainee, features, packer(ITEMS, COUNTS))
-    alone = [
-        losses_of(trainee, part, packer([[pair]], len(part)))
-        for part, pairs in zip(features.split(COUNTS), ITEMS, strict=True)
-        for pair in pairs
-    ]
-    same(packed, torch.cat(alone))
-
-
-def test_packed_answers_cost_what_transformers_says(language: VideoLlava) -> None:
-    trainee = made_trainee(lora=False)
-    before, after = language.prompts.opening(ITEMS[0][0][0])
-    answer = [*language.tokenizer("A man rides a bike.").input_ids, language.end]
-    features = random_features(5, 32)
-    embed = trainee.language_model.get_input_embeddings()
-    with torch.no_grad():
-        words = [embed(torch.tensor(ids)) for ids in (before, [*after, *answer])]
-        row = torch.cat([words[0], trainee.connector(features), words[1]]).unsqueeze(0)
-        hidden = trainee.language_model(inputs_embeds=row).last_hidden_state
-        scores = trainee.head(hidden)[0, -len(answer) - 1 : -1].log_softmax(-1)
-    expected = -scores.gather(1, torch.tensor(answer)[:, None])[:, 0]
-    batch = training.packer_for(language)(ITEMS, [5, 0])
-    same(losses_of(trainee, features, batch)[: len(answer)], expected)
-
-
-def test_wrong_pictures_cost_something_else(packer: Packer) -> None:
-    trainee, batch = made_trainee(), packer(ITEMS, 5)
-    features = random_features(2, 5, 32)
-    right, wrong = (losses_of(trainee, each, batch) for each in (features, features.flip(0)))
-    assert (answer_losses(right, batch) - answer_losses(wrong, batch)).abs().min() > LOGITS_F32
-
-
-def test_one_number_of_visual_tokens_stands_for_all(packer: Packer) -> None:
-    for one, each in zip(vars(packer(ITEMS, 5)).values(), vars(packer(ITEMS, [5, 5])).values(),
-                         strict=True):  # fmt: skip
-        assert torch.equal(one, each)
-    with pytest.raises(ValueError, match="zip"):
-        packer(ITEMS, [5])
-
-
-def test_targets_are_the_answers_and_their_end(packer: Packer) -> None:
-    said = small_tokenizer().decode(packer(ITEMS, COUNTS).target)
-    assert said == "".join(f"{answer}</s>" for _, answer in itertools.chain(*ITEMS))
-
-
-def test_prompts_are_those_that_are_asked(language: VideoLlava) -> None:
-    before, after = language.prompts.opening(ITEMS[0][0][0])
-    batch = training.packer_for(language)(ITEMS[:1], 5)
-    prompt = [*before, *[language.video_token] * 5, *after]
-    assert batch.ids[0, : len(prompt)].tolist() == prompt
-    assert batch.positions[0, : len(prompt)].tolist() == list(range(len(prompt)))
-    assert batch.source[0] == len(prompt) - 1
-
-
-def test_what_decides_short_answers_weighs_more(packer: Packer) -> None:
-    batch = packer([[("A?", "Yes."), ("B?", "Two dogs run across a green meadow.")]], 5)
-    assert packer([[("A?", "Yes.")]], 5).weight.eq(1).all()
-    batch = packer([[("A?", "Yes."), ("B?", "Two dogs run across a green meadow.")]], 5, decisive=3)
-    short, long = (batch.weight[batch.answer == number].tolist() for number in (0, 1))
-    assert short == [*[3.0] * (len(short) - 1), 1.0]
-    assert set(long) == {1.0}
-
-
-def test_answer_losses_are_means(packer: Packer) -> None:
-    batch = packer(ITEMS, COUNTS)
-    losses = random_features(len(batch.target))
-    sizes = [len(small_tokenizer()(answer).input_ids) + 1 for _, answer in itertools.chain(*ITEMS)]
-    expected = torch.stack([part.mean() for part in losses.split(sizes)])
-    same(answer_losses(losses, batch), expected)
 
 
 # -- the connector

@@ -1,0 +1,14 @@
+"""What the tests of trainings share."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.packing import Packer, packer_for
+from tests.conftest import small_model, small_tokenizer
+from vzvideo.models.video_llava import VideoLlava
+
+
+@pytest.fixture
+def packer() -> Packer:
+    return packer_for(VideoLlava(small_model(), small_tokenizer()))
