@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from transformers import (
 )
 
 from tests.video import clips
+from tests.waiting import until
 from vzvideo.models.preprocess import Preprocess
 
 TEXT = [
@@ -163,3 +166,11 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
         del os.environ["VZVIDEO_CACHE"]
     else:
         os.environ["VZVIDEO_CACHE"] = before
+
+
+@pytest.fixture
+def no_thread_stays() -> Iterator[None]:
+    """Whatever a test opens, it closes."""
+    before = set(threading.enumerate())
+    yield
+    until(lambda: not [t for t in set(threading.enumerate()) - before if "vzvideo" in t.name])
