@@ -26,9 +26,10 @@ import pyarrow.parquet as pq
 from pipelines.training import claim
 from vzvideo.errors import SettingsError
 
-WHOLE = "whole frames"
+WHOLE, NOTHING = "whole frames", "no video"
 # A mode, the checkpoint it is measured on, the method it takes tokens by.
 MODES = (
+    (NOTHING, "whole", "no video"),
     (WHOLE, "whole", "full"),
     ("training-free", "whole", "VisionZip"),
     ("efficient tuning", "light", "VisionZip"),
@@ -69,7 +70,7 @@ def steps(args: argparse.Namespace) -> list[tuple[Path | None, list[str]]]:
     )
     budget = ["--budgets", str(args.tokens_per_frame), "--table", "frames"]
     for name in dict.fromkeys(checkpoint for _, checkpoint, _ in MODES):
-        methods = [method for _, checkpoint, method in MODES if checkpoint == name]
+        methods = [way for mode, of, way in MODES if of == name and mode != NOTHING]
         scored = ["--model", str(work / name), *budget, "--methods", *methods]
         out = work / f"{name}.json"
         done.append((None, ["compare", str(work / "dev"), *scored, "--out", str(out)]))
@@ -79,27 +80,23 @@ def steps(args: argparse.Namespace) -> list[tuple[Path | None, list[str]]]:
 def table(work: Path) -> list[Line]:
     """Each mode's scores, what it keeps of the whole frames', and what its training took.
 
-    kept: the mean, over the kinds of question, of its score divided by that of whole frames; of
-    kinds that whole frames score nothing in there is nothing to keep.
+    kept: the mean, over the kinds of question that whole frames tell, of its score divided by
+    theirs; None without a video. They tell a kind whose interval lies above the score without a
+    video: of what is guessed there is nothing to keep.
     """
     found: list[Line] = []
     for mode, checkpoint, method in MODES:
         lines = json.loads((work / f"{checkpoint}.json").read_text())["lines"]
         line = next(each for each in lines if each["method"] == method)
-        training = json.loads((work / checkpoint / "time.json").read_text())
-        found.append(
-            {
-                "mode": mode,
-                "tokens_per_frame": line["tokens_per_frame"],
-                "kinds": line["kinds"],
-                "training": training,
-            }
-        )
-    full = found[0]["kinds"]
-    for line in found:
-        kinds = [kind for kind in full if full[kind]["score"]]
-        parts = [line["kinds"][kind]["score"] / full[kind]["score"] for kind in kinds]
-        line["kept"] = sum(parts) / max(len(parts), 1)
+        line = {"mode": mode, "kept": None} | {n: line[n] for n in ("tokens_per_frame", "kinds")}
+        if mode != NOTHING:
+            line["training"] = json.loads((work / checkpoint / "time.json").read_text())
+        found.append(line)
+    guessed, full = found[0]["kinds"], found[1]["kinds"]
+    told = [kind for kind in full if full[kind]["low"] > guessed[kind]["score"]]
+    for line in found[1:]:
+        parts = [line["kinds"][kind]["score"] / full[kind]["score"] for kind in told]
+        line["kept"] = sum(parts) / len(parts) if parts else None
     return found
 
 
@@ -112,7 +109,8 @@ def markdown(lines: list[Line]) -> str:
         scores = [
             "{score:.3f} ({low:.2f}-{high:.2f})".format(**line["kinds"][kind]) for kind in kinds
         ]
-        rows.append([line["mode"], str(line["tokens_per_frame"]), *scores, f"{line['kept']:.1%}"])
+        kept = "" if line["kept"] is None else f"{line['kept']:.1%}"
+        rows.append([line["mode"], str(line["tokens_per_frame"]), *scores, kept])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -73,13 +73,13 @@ def test_every_command_takes_its_options(
     assert seen == ["make_clips"] * 2 + ["train_mini"] * 2 + ["tune"] + ["compare"] * 3
 
 
-def written(work: Path, checkpoint: str, scores: dict[str, tuple[int, float, float]]) -> None:
-    """What compare and the trainings leave: by method its tokens, presence and captions."""
+def written(work: Path, checkpoint: str, scores: dict[str, tuple[int, *tuple[float, ...]]]) -> None:
+    """What compare and the trainings leave: by method its tokens, presence, captions and order."""
     lines: list[dict[str, Any]] = []
-    for method, (tokens, presence, caption) in scores.items():
+    for method, (tokens, *each) in scores.items():
         kinds = {
             kind: {"score": score, "low": score - 0.1, "high": score + 0.1, "questions": 9}
-            for kind, score in (("presence", presence), ("caption", caption))
+            for kind, score in zip(("presence", "caption", "before"), each, strict=True)
         }
         lines.append({"method": method, "tokens_per_frame": tokens, "kinds": kinds})
     (work / checkpoint).mkdir()
@@ -88,19 +88,30 @@ def written(work: Path, checkpoint: str, scores: dict[str, tuple[int, float, flo
 
 
 def test_what_each_mode_keeps(tmp_path: Path) -> None:
-    none = {"no video": (0, 0.5, 0.1)}
-    whole = {"full": (257, 0.8, 0.5), "VisionZip": (17, 0.6, 0.25)}
+    none = {"no video": (0, 0.5, 0.1, 0.5)}
+    whole = {"full": (257, 0.8, 0.5, 0.59), "VisionZip": (17, 0.6, 0.25, 0.59)}
     written(tmp_path, "whole", none | whole)
-    written(tmp_path, "light", none | {"VisionZip": (17, 0.76, 0.4)})
-    written(tmp_path, "zipped", none | {"VisionZip": (17, 0.88, 0.5)})
+    written(tmp_path, "light", none | {"VisionZip": (17, 0.76, 0.4, 0.4)})
+    written(tmp_path, "zipped", none | {"VisionZip": (17, 0.88, 0.5, 0.9)})
     lines = modes.table(tmp_path)
     assert [line["mode"] for line in lines] == [
-        "whole frames", "training-free", "efficient tuning", "VisionZip throughout"
+        "no video", "whole frames", "training-free", "efficient tuning", "VisionZip throughout"
     ]  # fmt: skip
-    assert [line["tokens_per_frame"] for line in lines] == [257, 17, 17, 17]
-    assert [line["kept"] for line in lines] == pytest.approx([1.0, 0.625, 0.875, 1.05])
-    assert [line["training"]["train_s"] for line in lines] == [5, 5, 5, 6]
-    head, _, first, *_, last = modes.markdown(lines).splitlines()
-    assert head == "| mode | tokens a frame | presence | caption | kept |"
-    assert first == "| whole frames | 257 | 0.800 (0.70-0.90) | 0.500 (0.40-0.60) | 100.0% |"
+    assert [line["tokens_per_frame"] for line in lines] == [0, 257, 17, 17, 17]
+    # Which came before, whole frames only guess: it does not count.
+    assert lines[0]["kept"] is None
+    assert [line["kept"] for line in lines[1:]] == pytest.approx([1.0, 0.625, 0.875, 1.05])
+    assert [line["training"]["train_s"] for line in lines[1:]] == [5, 5, 5, 6]
+    head, _, nothing, first, *_, last = modes.markdown(lines).splitlines()
+    assert head == "| mode | tokens a frame | presence | caption | before | kept |"
+    assert nothing.endswith("| 0.500 (0.40-0.60) |  |")
+    assert first.startswith("| whole frames | 257 | 0.800 (0.70-0.90) | 0.500 (0.40-0.60) |")
     assert last.endswith("| 105.0% |")
+
+
+def test_of_what_is_guessed_nothing_is_kept(tmp_path: Path) -> None:
+    same = {name: (tokens, 0.5, 0.1, 0.5)
+            for name, tokens in (("no video", 0), ("full", 257), ("VisionZip", 17))}  # fmt: skip
+    for checkpoint in ("whole", "light", "zipped"):
+        written(tmp_path, checkpoint, same)
+    assert {line["kept"] for line in modes.table(tmp_path)} == {None}
