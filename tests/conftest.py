@@ -23,9 +23,11 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
+import vzvideo
 from tests.video import clips
 from tests.waiting import until
 from vzvideo.models.preprocess import Preprocess
+from vzvideo.qa import VideoQA
 
 TEXT = [
     "USER: <video>\nWhat is the man doing? ASSISTANT: A man rides a bike on a dirt track.",
@@ -123,6 +125,13 @@ def write_checkpoint(folder: Path, model: Any, drop: str | None = None) -> Path:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder of a small random model, as the hub would hold it."""
     return write_checkpoint(tmp_path_factory.mktemp("model"), small_model())
+
+
+@pytest.fixture
+def qa(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VideoQA:
+    """The small model with a token cache of its own."""
+    monkeypatch.setenv("VZVIDEO_CACHE", str(tmp_path / "cache"))
+    return vzvideo.load(str(checkpoint), tokens_per_frame=5, max_new_tokens=6)
 
 
 @pytest.fixture(scope="session")

@@ -210,10 +210,10 @@ def test_evidence_stands_behind_the_answer(
 def test_the_video_is_encoded_once_for_several_questions(
     vz: Command, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vzvideo.qa import VideoQA
+    from vzvideo.encoding import Encoding
 
-    encode, times = VideoQA._encode, []
-    monkeypatch.setattr(VideoQA, "_encode", lambda *given: times.append(1) or encode(*given))
+    encode, times = Encoding.encode, []
+    monkeypatch.setattr(Encoding, "encode", lambda *given: times.append(1) or encode(*given))
     ask = ("ask", clip, QUESTION, OTHER, "--model", checkpoint, *SMALL, "--no-cache")
     said = vz(*ask, "--evidence")
     assert (said.status, times) == (0, [1]), said.err

@@ -13,8 +13,9 @@ from vzvideo.evidence import Evidence
 from vzvideo.types import Answer
 
 if TYPE_CHECKING:
+    from vzvideo.encoding import Encoded
     from vzvideo.models.prefix import Prefix
-    from vzvideo.qa import Encoded, VideoQA
+    from vzvideo.qa import VideoQA
 
 
 class Asking:

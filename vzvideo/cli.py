@@ -33,8 +33,8 @@ from vzvideo.words import counted
 
 if TYPE_CHECKING:
     from vzvideo.asking import Asking
+    from vzvideo.encoding import Encoded
     from vzvideo.evidence import Evidence
-    from vzvideo.qa import Encoded
     from vzvideo.types import Answer
 
 app = typer.Typer(

@@ -18,7 +18,8 @@ from vzvideo.errors import SettingsError, VideoError
 
 if TYPE_CHECKING:
     from vzvideo.config import Settings
-    from vzvideo.qa import Progress, VideoQA
+    from vzvideo.encoding import Progress
+    from vzvideo.qa import VideoQA
 
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
 Seconds = Annotated[str | None, typer.Option(metavar="TIME", help="Seconds, or as in 1:23:45.")]

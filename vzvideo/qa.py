@@ -1,7 +1,6 @@
 """Questions about videos: load a model once, encode a video once, ask as often as you like.
 
-Brings decoder, encoder, cache and language model together; decodes the next frames while the
-current ones are encoded.
+Brings encoding and language model together.
 """
 
 from __future__ import annotations
@@ -9,34 +8,26 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-import vzvideo
-from vzvideo import config, visionzip
+from vzvideo import config, encoding, visionzip
 from vzvideo.asking import Asking, Chat, checked
+from vzvideo.encoding import Encoded, Encoding, Progress, Source, settled
 from vzvideo.errors import ModelError, SettingsError
 from vzvideo.evidence import Evidence, evidence
 from vzvideo.models import catalog, weights
-from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings, join
+from vzvideo.models.encoder import Encoder
 from vzvideo.models.prefix import Prefix
-from vzvideo.models.video_llava import SHORTEST_ANSWER, VideoLlava
-from vzvideo.overlap import Ahead, Clock, Span
-from vzvideo.store import TokenCache, is_token_file
+from vzvideo.models.video_llava import VideoLlava
+from vzvideo.recipe import Recipe, Recipes
+from vzvideo.store import TokenCache
 from vzvideo.types import Answer, VisualTokens
-from vzvideo.video import sampling
-from vzvideo.video.frames import frames_of
-from vzvideo.video.reader import check_file, no_frames
+from vzvideo.video.reader import check_file
 
 if TYPE_CHECKING:
     from vzvideo.ingest import Policy
     from vzvideo.stream import Stream
-
-Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
 def load(
@@ -87,45 +78,6 @@ def load(
     return VideoQA(card, encoder, language, weights.fingerprint(folder), settings)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a video becomes tokens.
-
-    frames: as many at most. size: shortest edge that frames are scaled to, in pixels.
-    about: what the tokens are marked with (JSON), by which the cache tells them apart.
-    """
-
-    settings: config.Settings
-    compression: ZipSettings
-    frames: int
-    size: int
-    about: dict[str, Any]
-
-
-@dataclass
-class Encoded:
-    """Tokens, and what it took: seconds in decode and encode, whether they came from the cache.
-
-    spans: when decode and encode worked, which may be at the same time; none where neither did.
-    """
-
-    tokens: VisualTokens
-    seconds: dict[str, float]
-    cached: bool
-    asked: int
-    lost: int
-    spans: list[Span] = field(default_factory=list)
-
-
-Source = str | Path | VisualTokens | Encoded
-
-
-def _kept(tokens: VisualTokens) -> Encoded:
-    """Tokens that were there already, with what was noted of their making."""
-    asked, lost = (tokens.settings.get(name, 0) for name in ("asked", "lost"))
-    return Encoded(tokens, {"decode": 0.0, "encode": 0.0}, True, asked or tokens.frames, lost)
-
-
 class VideoQA:
     """A loaded model that answers questions about videos. Not for several threads at once."""
 
@@ -143,11 +95,11 @@ class VideoQA:
         self.language = language
         self.settings = settings
         self.tower = tower
-        # The last file's tokens, so that asking it again finds what has been read of them too.
-        self._last: tuple[str, VisualTokens] | None = None
-        self._read: tuple[VisualTokens, Prefix] | None = None
+        self._recipes = Recipes(card, encoder, language, tower)
         limit = int(settings.cache_gib * (1 << 30))
-        self._cache = TokenCache(weights.cache_root() / "tokens", limit) if settings.cache else None
+        cache = TokenCache(weights.cache_root() / "tokens", limit) if settings.cache else None
+        self._encoding = Encoding(encoder, cache)
+        self._read: tuple[VisualTokens, Prefix] | None = None
 
     # -- encoding
 
@@ -173,8 +125,8 @@ class VideoQA:
         **changes: Any,
     ) -> Encoded:
         """As `encode`, with the time each stage took; the budget leaves room for `question`."""
-        self.settings.replace(**changes)  # a wrong name is told whatever the source
-        encoded = self._encoded(source)
+        settings = self.settings.replace(**changes)  # a wrong name is told whatever the source
+        encoded = encoding.ready(source)
         if encoded is not None:
             self._check_tower(encoded.tokens)
             if late := config.ENCODING & changes.keys():
@@ -184,121 +136,20 @@ class VideoQA:
                 )
             return encoded
         assert isinstance(source, str | Path)
-        name = os.fspath(source)
-        recipe = self.recipe(question, **changes)
-        about = recipe.about
-        local = "://" not in name
-        key = None
-        if local:
-            check_file(Path(name))
-            key = TokenCache.key(Path(name), about) if self._cache else None
-        if key and self._last and self._last[0] == key and self._last[1].source == name:
-            return _kept(self._last[1])
-        if self._cache and key and (kept := self._cache.get(key)):
-            kept = replace(kept, source=name)
-            self._last = (key, kept)
-            return _kept(kept)
-        encoded = self._encode(name, recipe, progress or _silent)
-        noted = about | {"asked": encoded.asked, "lost": encoded.lost}
-        encoded = replace(encoded, tokens=replace(encoded.tokens, settings=noted))
-        # A file replaced since the key was taken would be kept under the old one's.
-        if self._cache and key and key == TokenCache.key(Path(name), about):
-            self._cache.put(key, encoded.tokens)
-            self._last = (key, encoded.tokens)
-        return encoded
-
-    @staticmethod
-    def _encoded(source: Source) -> Encoded | None:
-        """What is encoded already, in memory or in a file; None where it is a video."""
-        if isinstance(source, Encoded):
-            return source
-        if isinstance(source, VisualTokens):
-            return _kept(source)
-        if "://" not in str(source) and is_token_file(Path(source)):
-            return _kept(VisualTokens.load(source))
-        return None
+        recipe = self._recipes.recipe(settings, question)
+        return self._encoding.encode(os.fspath(source), recipe, progress)
 
     def recipe(self, question: str = "?", **changes: Any) -> Recipe:
         """How a video would become tokens with these settings; the budget leaves room for
         `question`."""
-        settings = self.settings.replace(**changes)
-        compression = self._compression(settings)
-        frames = self._plan(settings, compression, question).frames
-        about = {
-            "vzvideo": vzvideo.__version__,
-            "model": self.name,
-            "tower": self.tower,
-            "dtype": str(self.encoder.dtype).removeprefix("torch."),
-            **asdict(compression),
-            "sampling": settings.sampling,
-            # With a rate they follow from the clip, and the budget is only a limit.
-            "frames": None if settings.sampling == "fps" else frames,
-            "fps": settings.fps if settings.sampling == "fps" else None,
-            "start_s": settings.start_s,
-            "end_s": settings.end_s,
-            "decoder": settings.hwaccel or settings.decoder,
-        }
-        size = 2 * self.encoder.preprocess.size  # twice what the tower sees; its own resize follows
-        return Recipe(settings, compression, frames, size, about)
-
-    def _encode(self, source: str, recipe: Recipe, progress: Progress) -> Encoded:
-        clock = Clock()
-        asked = lost = 0
-        parts: list[VisualTokens] = []
-        with ExitStack() as opened:
-            with clock.stage("decode"):
-                found = opened.enter_context(
-                    frames_of(source, recipe.settings, recipe.frames, recipe.size)
-                )
-            batches = clock.timed(found.batches, "decode")
-            for batch in opened.enter_context(closing(Ahead(batches))):
-                asked, lost = asked + batch.asked, lost + batch.lost
-                progress("decode", asked, found.asked)
-                with clock.stage("encode"):
-                    parts.append(self.encoder.encode(batch, recipe.compression))
-                    _settle(self.encoder.device)
-                progress("encode", asked, found.asked)
-        if not parts:
-            raise no_frames(source)
-        return Encoded(join(parts), clock.seconds, False, asked, lost, clock.spans)
-
-    def _compression(self, settings: config.Settings) -> ZipSettings:
-        if not settings.compress:
-            return NO_COMPRESSION
-        if settings.dominant is not None and settings.contextual is not None:
-            dominant, contextual = settings.dominant, settings.contextual
-        else:
-            if settings.tokens_per_frame > self.encoder.tokens:
-                raise SettingsError(
-                    f"tokens_per_frame: {settings.tokens_per_frame} given, a frame of this model "
-                    f"has {self.encoder.tokens}; compress=False (--no-compress) keeps them all"
-                )
-            dominant, contextual = visionzip.split_tokens(settings.tokens_per_frame)
-        return ZipSettings(dominant, contextual, settings.merge)
+        return self._recipes.recipe(self.settings.replace(**changes), question)
 
     def plan(self, question: str = "?", **changes: Any) -> visionzip.Budget:
         """How the model's window would be shared between video, `question` and answer.
 
         `print(qa.plan(frames=64))` says it in one line; BudgetError says what would fit instead.
         """
-        settings = self.settings.replace(**changes)
-        return self._plan(settings, self._compression(settings), question)
-
-    def _plan(
-        self, settings: config.Settings, compression: ZipSettings, question: str
-    ) -> visionzip.Budget:
-        if settings.frames is not None:
-            sampling.check_frames(settings.frames)
-        self.encoder.check(compression)
-        return visionzip.plan(
-            self.language.window,
-            text=self.language.prompts.length(question),
-            answer=min(settings.max_new_tokens, max(SHORTEST_ANSWER, self.language.window // 4)),
-            frames=settings.frames,
-            tokens_per_frame=compression.tokens_per_frame(self.encoder.tokens),
-            # With a rate the video decides, up to what fits.
-            most_frames=None if settings.sampling == "fps" else self.card.frames,
-        )
+        return self._recipes.budget(self.settings.replace(**changes), question)
 
     def _check_tower(self, tokens: VisualTokens) -> None:
         tower = tokens.settings.get("tower", self.tower)
@@ -379,7 +230,7 @@ class VideoQA:
             source: the tokens that were asked, in memory or in a file; not the video itself, of
                 which others may be made.
         """
-        encoded = self._encoded(source)
+        encoded = encoding.ready(source)
         if encoded is None:
             if "://" not in str(source):
                 check_file(Path(str(source)))
@@ -439,13 +290,14 @@ class VideoQA:
 
     def forget(self) -> None:
         """Lets go of the last video, its tokens and what was read of them; frees their memory."""
-        self._last = self._read = None
+        self._encoding.forget()
+        self._read = None
 
     def read_anew(self, tokens: VisualTokens) -> tuple[Prefix, float]:
         """As `read`, for a reader who will write into what is known."""
         begun = time.perf_counter()
         prefix = self.language.read(tokens)
-        _settle(self.language.device)
+        settled(self.language.device)
         return prefix, time.perf_counter() - begun
 
     def answer(
@@ -464,16 +316,6 @@ class VideoQA:
             seconds={stage: round(s, 4) for stage, s in seconds.items()},
             cached=encoded.cached,
         )
-
-
-def _settle(device: torch.device) -> None:
-    """Waits for what an accelerator still has to do, so that its time counts where it belongs."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-def _silent(_stage: str, _done: int, _total: int) -> None:
-    pass
 
 
 def _unheard(_line: str) -> None:

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from vzvideo import store
 from vzvideo.asking import Asking, checked
 from vzvideo.config import ANSWERING, Settings
+from vzvideo.encoding import Encoded
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.every import Every
 from vzvideo.ingest import Ingest, Policy, Stats
 from vzvideo.models.prefix import Prefix, copy_cache
 from vzvideo.models.video_llava import SHORTEST_ANSWER
-from vzvideo.qa import Encoded
 from vzvideo.types import Answer, VisualTokens
 from vzvideo.video.live import Live
 from vzvideo.visionzip.memory import Memory, Moment

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vzvideo import visionzip
+from vzvideo.encoding import Progress
 from vzvideo.errors import SettingsError
 from vzvideo.evidence import fine
 from vzvideo.models.encoder import Scored, join
 from vzvideo.models.preprocess import Preprocess
-from vzvideo.qa import Progress, VideoQA
+from vzvideo.qa import VideoQA
 from vzvideo.store import is_token_file
 from vzvideo.types import VisualTokens
 from vzvideo.video.frames import frames_of
