@@ -7,10 +7,8 @@ conversation, pay for the video once. Knows nothing of frames or files.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -18,14 +16,13 @@ from torch import Tensor
 from transformers import (
     DynamicCache,
     PreTrainedTokenizerBase,
-    StoppingCriteria,
     StoppingCriteriaList,
     VideoLlavaForConditionalGeneration,
 )
-from transformers.generation.streamers import TextStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vzvideo.errors import BudgetError, ModelError, VzVideoError
+from vzvideo.models.generation import Generation, Pieces, Say, spoken
 from vzvideo.models.prefix import Prefix, alike, copy_cache
 from vzvideo.models.prompts import Prompts
 from vzvideo.types import VisualTokens
@@ -186,60 +183,35 @@ class VideoLlava:
         remember: afterwards `prefix` holds the question and what was said, ready for the next
             question of a conversation. Without it `prefix` stays as it was.
         """
+        how = Generation(max_new_tokens, temperature, num_beams)
         with prefix.in_use():
-            yield from self._stream(
-                prefix, question, remember, max_new_tokens, temperature, num_beams
-            )
+            yield from self._stream(prefix, question, remember, how)
 
     def _stream(
-        self,
-        prefix: Prefix,
-        question: str,
-        remember: bool,
-        most: int,
-        temperature: float,
-        num_beams: int,
+        self, prefix: Prefix, question: str, remember: bool, how: Generation
     ) -> Iterator[str]:
         ids = self.ask_ids(prefix, question)
-        self._check(ids.shape[1] + min(most, SHORTEST_ANSWER))
+        self._check(ids.shape[1] + min(how.max_new_tokens, SHORTEST_ANSWER))
         before = prefix.cache.get_seq_length()
-        stop = threading.Event()
-        pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
         said: list[Tensor] = []
-        one = num_beams == 1  # of several it is known only at the end which of them wins
+        one = how.num_beams == 1  # of several it is known only at the end which of them wins
         heard = one  # what an interruption leaves of several, nobody has heard
 
-        def work() -> None:
-            try:
-                said.append(
-                    self._generate(
-                        ids,
-                        prefix.cache if one else self._beams(prefix.cache, ids, num_beams),
-                        most,
-                        temperature,
-                        num_beams,
-                        streamer=_Pieces(self.tokenizer, pieces) if one else None,
-                        stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
-                    )
-                )
-                if not one:
-                    pieces.put(self._text(said[0][0, ids.shape[1] :]))
-                pieces.put(None)
-            except BaseException as error:
-                pieces.put(error)
+        def generate(say: Say, stop: StoppingCriteriaList) -> None:
+            cache = prefix.cache if one else self._beams(prefix.cache, ids, how.num_beams)
+            streamer = Pieces(self.tokenizer, say) if one else None
+            said.append(self._generate(ids, cache, how, streamer=streamer, stopping_criteria=stop))
+            if not one:
+                say(self._text(said[0][0, ids.shape[1] :]))
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
+        pieces: Any = spoken(generate)
         try:
-            while (piece := pieces.get()) is not None:
-                if isinstance(piece, BaseException):
-                    raise piece
-                heard = True
-                if piece:
-                    yield piece
+            with closing(pieces):
+                for piece in pieces:
+                    heard = True
+                    if piece:
+                        yield piece
         finally:
-            stop.set()
-            thread.join()
             if remember and said and heard:
                 ended = int(said[0][0, -1]) in self.ends
                 prefix.ids = said[0][:, : said[0].shape[1] - ended]
@@ -264,15 +236,14 @@ class VideoLlava:
         num_beams: int = 1,
     ) -> list[str]:
         """Answers to many first questions in one batch over one prefix, which stays as it was."""
+        how = Generation(max_new_tokens, temperature, num_beams)
         tails = [self.prompts.opening(question)[1] for question in questions]
         # As many at a time as keep the copies of the video within _COPIED tokens.
         rows = max(1, _COPIED // (prefix.length * num_beams))
         answers = []
         with prefix.in_use():
             for first in range(0, len(tails), rows):
-                answers += self._answer_batch(
-                    prefix, tails[first : first + rows], max_new_tokens, temperature, num_beams
-                )
+                answers += self._answer_batch(prefix, tails[first : first + rows], how)
         return answers
 
     def answer_each(
@@ -324,27 +295,18 @@ class VideoLlava:
                     scores.append(float(each.gather(1, wanted[:, None]).mean()))
         return scores
 
-    def _answer_batch(
-        self,
-        prefix: Prefix,
-        tails: list[list[int]],
-        most: int,
-        temperature: float,
-        num_beams: int,
-    ) -> list[str]:
+    def _answer_batch(self, prefix: Prefix, tails: list[list[int]], how: Generation) -> list[str]:
         longest = max(map(len, tails))
-        self._check(prefix.length + longest + min(most, SHORTEST_ANSWER))
+        self._check(prefix.length + longest + min(how.max_new_tokens, SHORTEST_ANSWER))
         ids = torch.full((len(tails), longest), self.pad, device=self.device)
         mask = torch.zeros_like(ids)
         for row, tail in enumerate(tails):
             ids[row, longest - len(tail) :] = torch.tensor(tail, device=self.device)
             mask[row, longest - len(tail) :] = 1
         shared = prefix.ids.expand(len(tails), -1)
-        cache = copy_cache(prefix.cache, len(tails) * num_beams)
-        said = self._generate(
-            torch.cat([shared, ids], 1), cache, most, temperature, num_beams,
-            attention_mask=torch.cat([torch.ones_like(shared), mask], 1),
-        )  # fmt: skip
+        cache = copy_cache(prefix.cache, len(tails) * how.num_beams)
+        mask = torch.cat([torch.ones_like(shared), mask], 1)
+        said = self._generate(torch.cat([shared, ids], 1), cache, how, attention_mask=mask)
         return [self._text(answer).strip() for answer in said[:, prefix.length + longest :]]
 
     @torch.inference_mode()
@@ -361,30 +323,16 @@ class VideoLlava:
 
     @torch.inference_mode()
     def _generate(
-        self,
-        ids: Tensor,
-        cache: DynamicCache,
-        most: int,
-        temperature: float,
-        num_beams: int,
-        **options: Any,
+        self, ids: Tensor, cache: DynamicCache, how: Generation, **options: Any
     ) -> Tensor:
         """ids: (B, S). cache: of B x num_beams rows. -> (B, longest), the question's ids first."""
-        room = self.window - ids.shape[1]
         options.setdefault("attention_mask", torch.ones_like(ids))
-        if temperature > 0:
-            options |= {"do_sample": True, "temperature": temperature}
-        else:
-            options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if num_beams > 1:  # else a model's folder may say that beams mean something else
-            options |= {"length_penalty": 1.0, "early_stopping": False}
         said: Tensor = self.model.generate(
             input_ids=ids,
             past_key_values=cache,
-            max_new_tokens=min(most, room),
-            num_beams=num_beams,
             eos_token_id=sorted(self.ends),
             pad_token_id=self.pad,
+            **how.arguments(self.window - ids.shape[1]),
             **options,
         )
         return said
@@ -395,22 +343,3 @@ class VideoLlava:
                 f"{needed} tokens are needed, the model's window holds {self.window}: use fewer "
                 "frames, fewer tokens a frame, or begin a new conversation"
             )
-
-
-class _Pieces(TextStreamer):
-    """Hands each finished piece of text to a queue."""
-
-    def __init__(self, tokenizer: Any, pieces: SimpleQueue[Any]) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._pieces = pieces
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self._pieces.put(text)
-
-
-class _Stop(StoppingCriteria):
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        return torch.full((len(input_ids),), self._stop.is_set(), device=input_ids.device)
