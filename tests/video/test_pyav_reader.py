@@ -15,6 +15,7 @@ from tests.video import clips
 from tests.video.clips import Kind, number_in
 from vzvideo.errors import VideoError
 from vzvideo.video import open_video, pyav_reader, reader
+from vzvideo.video.decoding import Decoding
 from vzvideo.video.pyav_reader import PyAVVideo
 
 CONVERTED = ("short GOP", "hevc", "turned 90", "odd size", "variable", "two frames")
@@ -106,14 +107,14 @@ def test_a_seek_decodes_from_the_keyframe_before_and_no_further_back(
     path = tmp_path / f"clip{kind.suffix}"
     kind.make(kind, path)
     decoded = [0]
-    stamped = PyAVVideo._stamped
+    stamped = Decoding._stamped
 
-    def counted(self: PyAVVideo, *arguments: Any) -> Iterator[Any]:
+    def counted(self: Decoding, *arguments: Any) -> Iterator[Any]:
         for frame in stamped(self, *arguments):
             decoded[-1] += 1
             yield frame
 
-    monkeypatch.setattr(PyAVVideo, "_stamped", counted)
+    monkeypatch.setattr(Decoding, "_stamped", counted)
     with open_video(path, threads=1) as video:
         assert isinstance(video, PyAVVideo)
         keyframes = np.round(video.keyframes_s() * kind.fps).astype(int)

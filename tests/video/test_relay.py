@@ -17,6 +17,7 @@ from tests.waiting import SLACK_S
 from vzvideo.errors import VideoError
 from vzvideo.types import FrameBatch
 from vzvideo.video import open_video, pyav_reader
+from vzvideo.video.decoding import Decoding
 from vzvideo.video.pyav_reader import PyAVVideo
 
 FRAMES = 160  # of a clip, 16 s
@@ -188,13 +189,13 @@ def test_a_reader_that_cannot_open_says_why_and_holds_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_video(path, threads=2) as video:
-        monkeypatch.setattr(PyAVVideo, "_ascending", unreadable)
+        monkeypatch.setattr(Decoding, "frames", unreadable)
         with pytest.raises(VideoError, match="no way"):
             next(video.stream(FAR_APART, 1))
         assert held(path) == 1
 
 
-def unreadable(*_: object) -> None:
+def unreadable(*_: object, **__: object) -> None:
     raise VideoError("no way", code="invalid")
 
 

@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 
 from vzvideo.errors import VideoError
 from vzvideo.types import FrameBatch
+from vzvideo.video.decoding import Decoding, time_of
 from vzvideo.video.demuxer import Demuxer
 from vzvideo.video.hwaccel import acceleration
 from vzvideo.video.pictures import pixels_of
-from vzvideo.video.reader import AT_ONCE, SAME_S, Video, VideoInfo, finite, no_frames, scaled
+from vzvideo.video.reader import AT_ONCE, SAME_S, Video, VideoInfo, no_frames, scaled
 from vzvideo.video.relay import Opener, Relay
 from vzvideo.video.timing import Clock, Timing
 
@@ -39,7 +40,6 @@ _BLIND_SEEK_S = 2.0  # how far ahead to seek where the file has no index of keyf
 # An index holds decoding times, which run a few frames ahead of what is shown.
 _SLACK_FRAMES, _SLACK_S = 4, 0.15  # a header may know no rate, or claim a thousand frames a second
 _LARGE = 2**19  # pixels of a frame from which on handing it to another thread pays
-_LEAP = 1.5  # times as far as the frames before, and a timestamp may be a wrong one
 _READERS = 8  # of one file at once, at most
 _STRETCH_BYTES = 2**25  # that the pictures of one stretch may take, if it is to have its own reader
 _SMALL = 32  # edge of the pictures that `differences` compares
@@ -104,7 +104,7 @@ class PyAVVideo(Video):
             if first is None:
                 raise no_frames(source)
             self._ahead = first
-            self._start_s = self._time(first)
+            self._start_s = time_of(first)
             self.timing = Timing(self._demuxer, self.clock, self._start_s)
             self._shape = first.width, first.height, first.rotation % 360
             painters = min(AT_ONCE, self._cores)
@@ -169,10 +169,10 @@ class PyAVVideo(Video):
             with suppress(VideoError):
                 self._picture()
         frame: VideoFrame | None = self._frame_at(start_s)
-        while frame is not None and self._time(frame) - self._start_s < end_s:
+        while frame is not None and time_of(frame) - self._start_s < end_s:
             grey = self._pixels(frame, _SMALL, _SMALL, "gray", "AREA").astype(np.int16)
             changes.append(0.0 if before is None else float(np.abs(grey - before).mean()) / 255)
-            times.append(self._time(frame) - self._start_s)
+            times.append(time_of(frame) - self._start_s)
             before, frame = grey, self._next()
         self._demuxer.check_unchanged()
         self._lost = lost_before  # of no concern to the frames asked for next
@@ -207,7 +207,9 @@ class PyAVVideo(Video):
         self.clock = Clock.of(self._container, self._stream)
         # An MPEG program stream times some packets only, and behind a seek the rest is made up.
         self._seekable = self._seekable and self.clock.format != "mpeg"
-        self._frames = self._ascending(self._demuxer.packets(self._container, self._stream))
+        self._decoding = Decoding(self._stream, self.clock, self._over)
+        packets = self._demuxer.packets(self._container, self._stream)
+        self._frames = self._decoding.frames(packets)
 
     @cached_property
     def info(self) -> VideoInfo:
@@ -236,9 +238,9 @@ class PyAVVideo(Video):
         self._approach(target_s)
         full_s = target_s - self._skip_margin_s
         found, moved = self._advance(target_s, full_s)
-        if moved and self._time(found) < full_s:
+        if moved and time_of(found) < full_s:
             # What is on show may be one of the frames left out, so the margin was too small.
-            self._skip_margin_s = 2 * (target_s - self._time(found))
+            self._skip_margin_s = 2 * (target_s - time_of(found))
             self._rewind(target_s)
             found, _ = self._advance(target_s, -np.inf)
         return found
@@ -254,7 +256,7 @@ class PyAVVideo(Video):
             if self._ahead is None:
                 self._ahead = self._pull(full_s)
                 moved = moved or self._ahead is not None
-            if self._ahead is None or (self._current and self._time(self._ahead) > target_s):
+            if self._ahead is None or (self._current and time_of(self._ahead) > target_s):
                 break
             self._current, self._ahead = self._ahead, None
         if self._current is None:
@@ -271,12 +273,12 @@ class PyAVVideo(Video):
     def _approach(self, target_s: float) -> None:
         """Moves to where decoding on leads to `target_s`, if that is not here or saves decoding."""
         here = self._current or self._ahead
-        here_s = self._time(here) if here else self._start_s
+        here_s = time_of(here) if here else self._start_s
         if target_s < here_s:
             self._rewind(target_s)
         elif self._seekable and self._worth_seeking(here_s, target_s):
             self._rewind(target_s)
-            landed_s = self._time(self._ahead) if self._ahead else self._start_s
+            landed_s = time_of(self._ahead) if self._ahead else self._start_s
             if landed_s <= here_s:
                 self._blind_s = 2 * (target_s - landed_s)  # keyframes are that far apart at least
 
@@ -361,9 +363,9 @@ class PyAVVideo(Video):
         if first and self._is_keyframe_behind(first[0], target_s):
             packets.close()
             return _Landing(False, before=self._keyframe_before(first[0]))
-        self._frames = self._ascending(chain(first, packets), sought=True)
+        self._frames = self._decoding.frames(chain(first, packets), sought=True)
         self._ahead = self._pull()
-        reached = self._ahead is not None and self._time(self._ahead) <= target_s
+        reached = self._ahead is not None and time_of(self._ahead) <= target_s
         if not reached:
             packets.close()
         return _Landing(reached, readable=self._ahead is not None)
@@ -388,75 +390,12 @@ class PyAVVideo(Video):
 
     def _pull(self, full_s: float = -np.inf) -> VideoFrame | None:
         """The next frame in order. Before `full_s`, those nobody refers to are left out."""
-        self._full_s = full_s
-        return next(self._frames, None)
-
-    def _ascending(self, packets: Iterator[Any], sought: bool = False) -> Iterator[VideoFrame]:
-        """Frames in the order they are shown, without those whose timestamp breaks it.
-
-        One that leaps ahead is held back until the next one shows that its timestamp was right.
-        """
-        last_s, usual_s = -np.inf, 0.0
-        held: VideoFrame | None = None
-        for frame in self._stamped(packets, sought):
-            if held is not None:
-                if self._time(held) < self._time(frame):
-                    usual_s = finite(self._time(held) - last_s) or 0.0
-                    last_s = self._time(held)
-                    yield held
-                else:
-                    self._lost += 1
-                held = None
-            if self._time(frame) <= last_s:
-                self._lost += 1
-            elif self._time(frame) > last_s + _LEAP * usual_s:
-                held = frame
-            else:
-                usual_s, last_s = self._time(frame) - last_s, self._time(frame)
-                yield frame
-        if held is not None:
-            yield held
-
-    def _stamped(self, packets: Iterator[Any], sought: bool) -> Iterator[VideoFrame]:
-        """Frames as they are decoded. Where the file has no times for them, they are counted."""
-        last_s = None if sought else -self.clock.step_s
-        for frame in self._decoded(packets):
-            stamp = frame.dts if self.clock.dts_only else frame.pts
-            if stamp is None:
-                if last_s is None:
-                    self._seekable = False  # nobody knows where this frame belongs
-                    return
-                stamp = round((last_s + self.clock.step_s) / self.clock.tick_s)
-            frame.pts = stamp
-            frame.time_base = self._stream.time_base
-            last_s = self._time(frame)
-            yield frame
-
-    def _decoded(self, packets: Iterator[Any]) -> Iterator[VideoFrame]:
-        context = self._stream.codec_context
-        for packet in packets:
-            if self._over.is_set():
-                return
-            if packet is None:
-                self._lost += 1
-                continue
-            far = packet.pts is not None and packet.pts * self.clock.tick_s < self._full_s
-            context.skip_frame = "NONREF" if far else "DEFAULT"
-            self._lost += packet.is_corrupt
-            try:
-                frames = packet.decode()
-            except av.error.EOFError:
-                return
-            except MemoryError:  # which is an FFmpegError, too, and no damage of the video's
-                raise
-            except (av.error.FFmpegError, ValueError):
-                self._lost += 1
-                continue
-            for frame in frames:
-                if frame.is_corrupt:
-                    self._lost += 1
-                else:
-                    yield frame
+        decoding = self._decoding
+        decoding.full_s = full_s
+        frame = next(self._frames, None)
+        self._seekable = self._seekable and decoding.placed
+        self._lost, decoding.lost = self._lost + decoding.lost, 0
+        return frame
 
     def _passed_over(self) -> int:
         self._demuxer.check_unchanged()
@@ -469,17 +408,13 @@ class PyAVVideo(Video):
         frame = self._frame_at(time_s)
         if self._picture is None or frame is not self._shown:
             self._shown, self._picture = frame, self._drawn(frame)
-        return self._time(frame) - self._start_s, self._picture
+        return time_of(frame) - self._start_s, self._picture
 
     def _drawn(self, frame: VideoFrame) -> Callable[[], NDArray[np.uint8]]:
         """What gives a frame as RGB. A large one is converted while others are decoded."""
         if self._painters is None:
             return partial(self._rgb, frame)
         return self._painters.submit(self._rgb, frame).result
-
-    def _time(self, frame: VideoFrame) -> float:
-        """The frame's own timestamp in seconds, as it stands in the file."""
-        return float(frame.time)
 
     def _rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """uint8 (H, W, 3), scaled to the size of the first frame and turned upright."""
