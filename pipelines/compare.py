@@ -4,10 +4,10 @@
     python -m pipelines.compare clips/ --model mini --out table.json
 
 Two tables. At equal frames: accuracy and caption quality at 257, 65, 33, 17 and 9 tokens a frame,
-for VisionZip and for patches taken evenly, pooled, drawn at random, and by attention alone. At
-equal tokens: as many as two frames have uncompressed, spent on 2, 8, 16 or 32 frames of long clips.
-Options are chosen by what the video adds to their likelihood; yes or no by likelihood alone. Lines
-that stand in `--out` already are not made again.
+for VisionZip, for either half of it alone, and for patches taken evenly, pooled, and drawn at
+random. At equal tokens: as many as two frames have uncompressed, spent on 2, 8, 16 or 32 frames of
+long clips. Options are chosen by what the video adds to their likelihood; yes or no by likelihood
+alone. Lines that stand in `--out` already are not made again.
 
 Both begin with what the model scores without any video. A model that was trained with VisionZip, as
 `mini` was, has never met the other reductions, and seldom a whole frame: what those lose here is
@@ -67,6 +67,12 @@ def by_attention(scored: Scored, tokens: int) -> Tensor:
     return visionzip.compress(scored.hidden, scored.scores, scored.keys, tokens, 0).features
 
 
+def by_merging(scored: Scored, tokens: int) -> Tensor:
+    """Contextual ones alone, as means."""
+    parts = scored.hidden, scored.scores, scored.keys
+    return visionzip.compress(*parts, 1, tokens - 1, merge="mean").features
+
+
 def by_grid(scored: Scored, tokens: int) -> Tensor:
     """Patches at even distances, whatever they show."""
     rows, columns = _grid(tokens - 1)
@@ -100,6 +106,7 @@ def by_chance(scored: Scored, tokens: int) -> Tensor:
 METHODS: dict[str, Reduce] = {
     "VisionZip": by_visionzip,
     "dominant only": by_attention,
+    "contextual only": by_merging,
     "average pooling": by_pooling,
     "even subsampling": by_grid,
     "random": by_chance,

@@ -6,10 +6,10 @@
 Trains `mini` twice from nothing on the same clips, once on whole frames and once at
 `--tokens-per-frame` throughout; tunes the connector of the first to VisionZip on clips of a tenth
 as many photographs; and scores, on clips of photographs that none of them saw, the first on whole
-frames, which is what there is to keep, and each mode at `--tokens-per-frame`. Minutes on a GPU,
-most of a day on two cores; some two hours and a half there with `--steps 240 --batch 8
---warm-epochs 2`. The same command goes on after a kill. What the two files are,
-`train_mini` says.
+frames, which is what there is to keep, and each mode at `--tokens-per-frame`; training-free also
+by the plainer ways of `compare`, which the first has met as little as VisionZip. Minutes on a GPU,
+most of a day on two cores; some three hours there with `--steps 240 --batch 8 --warm-epochs 2`.
+The same command goes on after a kill. What the two files are, `train_mini` says.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pipelines.compare import METHODS
 from pipelines.training import claim
 from vzvideo.errors import SettingsError
 
-WHOLE, NOTHING = "whole frames", "no video"
+WHOLE, NOTHING, FREE = "whole frames", "no video", "training-free"
 # A mode, the checkpoint it is measured on, the method it takes tokens by.
 MODES = (
     (NOTHING, "whole", "no video"),
     (WHOLE, "whole", "full"),
-    ("training-free", "whole", "VisionZip"),
+    (FREE, "whole", "VisionZip"),
+    *((f"{FREE}: {method}", "whole", method) for method in METHODS if method != "VisionZip"),
     ("efficient tuning", "light", "VisionZip"),
     ("VisionZip throughout", "zipped", "VisionZip"),
 )

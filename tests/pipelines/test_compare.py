@@ -91,13 +91,15 @@ def test_chance_takes_other_patches_of_each_frame() -> None:
     assert not torch.equal(found, METHODS["even subsampling"](frames, 33))
 
 
-def test_attention_takes_the_highest_scores_and_visionzip_merges_the_rest() -> None:
+def test_each_half_of_visionzip_alone_and_both() -> None:
     frames = scored()
     best = frames.scores[:, 1:].topk(16).indices.sort(1).values + 1
     expected = torch.stack([h[index] for h, index in zip(frames.hidden, best, strict=True)])
     assert torch.equal(METHODS["dominant only"](frames, 17)[:, 1:], expected)
     zipped = visionzip.compress(*frames, 14, 3).features
     assert torch.equal(METHODS["VisionZip"](frames, 17), zipped)
+    merged = visionzip.compress(*frames, 1, 16, merge="mean").features
+    assert torch.equal(METHODS["contextual only"](frames, 17), merged)
 
 
 def test_a_clip_gives_frames_at_even_distances() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines import modes
+from pipelines.compare import METHODS
 from tests.pipelines.made import write_parquet
 
 SPLITS = ["dev", *["train"] * 25, "dev"]
@@ -90,18 +91,24 @@ def written(work: Path, checkpoint: str, scores: dict[str, tuple[int, *tuple[flo
 def test_what_each_mode_keeps(tmp_path: Path) -> None:
     none = {"no video": (0, 0.5, 0.1, 0.5)}
     whole = {"full": (257, 0.8, 0.5, 0.59), "VisionZip": (17, 0.6, 0.25, 0.59)}
+    others = [method for method in METHODS if method != "VisionZip"]
+    whole |= dict.fromkeys(others, (17, 0.4, 0.25, 0.5))
     written(tmp_path, "whole", none | whole)
     written(tmp_path, "light", none | {"VisionZip": (17, 0.76, 0.4, 0.4)})
     written(tmp_path, "zipped", none | {"VisionZip": (17, 0.88, 0.5, 0.9)})
     lines = modes.table(tmp_path)
     assert [line["mode"] for line in lines] == [
-        "no video", "whole frames", "training-free", "efficient tuning", "VisionZip throughout"
+        "no video", "whole frames", "training-free",
+        *(f"training-free: {method}" for method in others),
+        "efficient tuning", "VisionZip throughout",
     ]  # fmt: skip
-    assert [line["tokens_per_frame"] for line in lines] == [0, 257, 17, 17, 17]
+    assert {line["tokens_per_frame"] for line in lines[2:]} == {17}
+    assert [line["tokens_per_frame"] for line in lines[:2]] == [0, 257]
     # Which came before, whole frames only guess: it does not count.
     assert lines[0]["kept"] is None
-    assert [line["kept"] for line in lines[1:]] == pytest.approx([1.0, 0.625, 0.875, 1.05])
-    assert [line["training"]["train_s"] for line in lines[1:]] == [5, 5, 5, 6]
+    kept = [1.0, 0.625, *[0.5] * len(others), 0.875, 1.05]
+    assert [line["kept"] for line in lines[1:]] == pytest.approx(kept)
+    assert [line["training"]["train_s"] for line in lines[-2:]] == [5, 6]
     head, _, nothing, first, *_, last = modes.markdown(lines).splitlines()
     assert head == "| mode | tokens a frame | presence | caption | before | kept |"
     assert nothing.endswith("| 0.500 (0.40-0.60) |  |")
@@ -110,8 +117,8 @@ def test_what_each_mode_keeps(tmp_path: Path) -> None:
 
 
 def test_of_what_is_guessed_nothing_is_kept(tmp_path: Path) -> None:
-    same = {name: (tokens, 0.5, 0.1, 0.5)
-            for name, tokens in (("no video", 0), ("full", 257), ("VisionZip", 17))}  # fmt: skip
+    tokens = {"no video": 0, "full": 257, **dict.fromkeys(METHODS, 17)}
+    same = {name: (each, 0.5, 0.1, 0.5) for name, each in tokens.items()}
     for checkpoint in ("whole", "light", "zipped"):
         written(tmp_path, checkpoint, same)
     assert {line["kept"] for line in modes.table(tmp_path)} == {None}
