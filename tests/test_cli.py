@@ -207,6 +207,22 @@ def test_evidence_stands_behind_the_answer(
         assert about["evidence_s"] == drawn[question].about()["evidence_s"]
 
 
+def test_how_tokens_are_merged_is_an_option(
+    vz: Command, checkpoint: Path, clip: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.vz.safetensors"
+    split = ("--frames", "4", "--dominant", "1", "--contextual", "4", "--merge", "mean")
+    assert vz("encode", clip, "--model", checkpoint, *split, "-o", kept).status == 0
+    qa = vzvideo.load(str(checkpoint), device="cpu", cache=False)
+    means, sums = (
+        qa.encode(clip, frames=4, dominant=1, contextual=4, merge=merge).features
+        for merge in ("mean", "reference")
+    )
+    found = VisualTokens.load(kept).features
+    assert torch.equal(found, means)
+    assert not torch.equal(found, sums)
+
+
 def test_the_video_is_encoded_once_for_several_questions(
     vz: Command, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,6 +368,8 @@ REFUSED = {
     "fps": ("{clip} --fps 0", "a number above 0 is needed"),
     "dominant": ("{clip} --dominant 3", "give both or neither"),
     "two splits": ("{clip} --tokens-per-frame 9 --dominant 5 --contextual 5", "are 10 tokens"),
+    "merge": ("{clip} --merge sum", "'reference' or 'mean'"),
+    "whole and merged": ("{clip} --no-compress --merge mean", "keeps every token"),
     "whole and 9": ("{clip} --no-compress --tokens-per-frame 9", "keeps every token"),
     "a rate for another": ("{clip} --fps 2 --sampling uniform", "--fps is for sampling fps"),
     "device": ("{clip} --device tpu", "choose auto, cpu, cuda or mps"),

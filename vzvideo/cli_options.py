@@ -39,6 +39,10 @@ _SHARED: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "contextual": (Annotated[int | None, typer.Option(help="And how many merged.")], None),
+    "merge": (
+        Annotated[str | None, typer.Option(help="Merged how: reference (as the authors), mean.")],
+        None,
+    ),
     "no_compress": (
         Annotated[bool, typer.Option("--no-compress", help="Keep every token.")],
         False,
@@ -126,7 +130,7 @@ def _settings(said: dict[str, Any]) -> Settings:
 def _check_consistent(said: dict[str, Any]) -> None:
     """Of options that say two things of one, none is silently left out."""
     each, *split = (said[name] for name in ("tokens_per_frame", "dominant", "contextual"))
-    if said["no_compress"] and any(value is not None for value in (each, *split)):
+    if said["no_compress"] and any(value is not None for value in (each, *split, said["merge"])):
         raise SettingsError("--no-compress keeps every token: leave out how many are kept")
     if each is not None and None not in split and sum(split) != each:
         raise SettingsError(
