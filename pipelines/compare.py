@@ -20,21 +20,20 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import vzvideo
 from pipelines.packing import answer_losses, packer_for
+from pipelines.reductions import METHODS, Reduce
 from pipelines.training import Trainee
-from vzvideo import visionzip
 from vzvideo.errors import SettingsError
 from vzvideo.evaluation import questions as files
 from vzvideo.evaluation import scoring
@@ -50,77 +49,6 @@ TRADES = ((8, 65), (16, 33), (32, 17))  # frames and tokens of each, as many as 
 NOTHING, WHOLE = "no video", "full"  # the lines that are no way to fewer tokens
 YES_NO = ("Yes.", "No.")
 CAPTION_TOKENS = 40
-Reduce = Callable[[Scored, int], Tensor]
-
-
-# -- ways to fewer tokens: whole frames (B, N, D) -> (B, tokens, D), the CLS always first
-
-
-def by_visionzip(scored: Scored, tokens: int) -> Tensor:
-    """Dominant and contextual."""
-    split = visionzip.split_tokens(tokens)
-    return visionzip.compress(scored.hidden, scored.scores, scored.keys, *split).features
-
-
-def by_attention(scored: Scored, tokens: int) -> Tensor:
-    """Dominant ones alone."""
-    return visionzip.compress(scored.hidden, scored.scores, scored.keys, tokens, 0).features
-
-
-def by_merging(scored: Scored, tokens: int) -> Tensor:
-    """Contextual ones alone, as means."""
-    parts = scored.hidden, scored.scores, scored.keys
-    return visionzip.compress(*parts, 1, tokens - 1, merge="mean").features
-
-
-def by_grid(scored: Scored, tokens: int) -> Tensor:
-    """Patches at even distances, whatever they show."""
-    rows, columns = _grid(tokens - 1)
-    edge = _edge(scored)
-    down = ((torch.arange(rows) + 0.5) * edge / rows).long()
-    across = ((torch.arange(columns) + 0.5) * edge / columns).long()
-    index = (down[:, None] * edge + across[None, :]).flatten() + 1
-    return torch.cat([scored.hidden[:, :1], scored.hidden[:, index]], 1)
-
-
-def by_pooling(scored: Scored, tokens: int) -> Tensor:
-    """Means over the cells of a coarser grid."""
-    edge = _edge(scored)
-    patches = scored.hidden[:, 1:].float().unflatten(1, (edge, edge)).permute(0, 3, 1, 2)
-    pooled = F.adaptive_avg_pool2d(patches, _grid(tokens - 1)).flatten(2).transpose(1, 2)
-    return torch.cat([scored.hidden[:, :1], pooled.to(scored.hidden.dtype)], 1)
-
-
-def by_chance(scored: Scored, tokens: int) -> Tensor:
-    """Patches drawn at random, of the same frames always the same."""
-    # By the scores, so that another clip is drawn otherwise and the same one alike.
-    generator = torch.Generator().manual_seed(int(scored.scores.double().sum() * 1e9) % (1 << 31))
-    batch, count, _ = scored.hidden.shape
-    order = torch.rand(batch, count - 1, generator=generator).argsort(1)[:, : tokens - 1]
-    index = order.sort(1).values + 1
-    return torch.cat(
-        [scored.hidden[:, :1], scored.hidden[torch.arange(batch).unsqueeze(1), index]], 1
-    )
-
-
-METHODS: dict[str, Reduce] = {
-    "VisionZip": by_visionzip,
-    "dominant only": by_attention,
-    "contextual only": by_merging,
-    "average pooling": by_pooling,
-    "even subsampling": by_grid,
-    "random": by_chance,
-}
-
-
-def _grid(patches: int) -> tuple[int, int]:
-    """Rows and columns of a grid as square as may be."""
-    rows = next(r for r in range(int(patches**0.5), 0, -1) if patches % r == 0)
-    return rows, patches // rows
-
-
-def _edge(scored: Scored) -> int:
-    return round((scored.hidden.shape[1] - 1) ** 0.5)
 
 
 # -- the model
@@ -297,7 +225,7 @@ def line(judge: Judge, groups: dict[str, list[Clip]], plan: Plan) -> dict[str, A
     tokens = None if plan.method == WHOLE else plan.tokens_per_frame
     for name, clips in groups.items():
         if clips and _table(name) == plan.table:
-            reduce = METHODS.get(plan.method, by_visionzip)
+            reduce = METHODS.get(plan.method, METHODS["VisionZip"])
             scores |= score(judge, clips, plan.frames or FRAMES[name], tokens, reduce)
     kinds = {}
     for kind, (values, videos) in sorted(scores.items()):

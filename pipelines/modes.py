@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipelines.compare import METHODS
+from pipelines.reductions import METHODS
 from pipelines.training import claim
 from vzvideo.errors import SettingsError
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from vzvideo.models.encoder import Scored
 from vzvideo.types import VisualTokens
 from vzvideo.video import open_video
 
@@ -82,3 +83,13 @@ def visual_tokens(features: Tensor) -> VisualTokens:
 
 def random_features(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def scored(frames: int = 2, patches: int = 256, width: int = 8) -> Scored:
+    """Frames as an encoder leaves them before compression."""
+    shape = (frames, patches + 1)
+    return Scored(
+        random_features(*shape, width, seed=1),
+        random_features(*shape, seed=2).softmax(1),
+        random_features(*shape, 6, seed=3),
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines import modes
-from pipelines.compare import METHODS
+from pipelines.reductions import METHODS
 from tests.pipelines.made import write_parquet
 
 SPLITS = ["dev", *["train"] * 25, "dev"]
