@@ -35,8 +35,8 @@ def test_whoever_leaves_early_ends_the_work() -> None:
     ended = threading.Event()
 
     def work(say: Say, stop: StoppingCriteriaList) -> None:
-        say("one")
         assert not stop(IDS, SCORES).any()
+        say("one")
         until(lambda: stop(IDS, SCORES).all())
         ended.set()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import av
 import numpy as np
@@ -335,6 +335,25 @@ def test_over_http(
             np.testing.assert_array_equal(batch.pts_s, expected.pts_s)
             np.testing.assert_array_equal(batch.pixels, expected.pixels)
         np.testing.assert_array_equal(video.keyframes_s(), file.keyframes_s())
+
+
+def test_what_a_server_without_ranges_cannot_give_is_said(
+    tmp_path: Path, serve: Callable[..., str]
+) -> None:
+    path = tmp_path / "noise.mp4"  # its index at its end, behind more than FFmpeg looks back
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mpeg4", rate=25, options={"qscale": "1", "g": "12"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        stream.codec_context.flags |= av.codec.context.Flags.qscale
+        for noise in np.random.default_rng(0).integers(0, 256, (25, 240, 320, 3), np.uint8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, "rgb24")))
+        container.mux(stream.encode())
+    assert path.stat().st_size > 1 << 20
+    with open_video(serve(path), deadline_s=5) as video:
+        assert len(video.frames_at([0.5])) == 1
+    with pytest.raises(VideoError, match="byte ranges") as error:
+        open_video(serve(path, ranges=False), deadline_s=5)
+    assert error.value.code == "no_ranges"
 
 
 def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from http.client import HTTPException
 from typing import Any
 
 import av
@@ -21,6 +23,7 @@ from av.video.stream import VideoStream
 
 from vzvideo import storage
 from vzvideo.errors import VideoError
+from vzvideo.video.reader import no_frames
 
 _DAMAGE_LIMIT = 500  # failed reads in a row, behind which nothing more is expected
 
@@ -108,6 +111,24 @@ class Demuxer:
         if stream.codec_context is None:
             raise VideoError(f"{self.source}: no decoder for its video", code="no_decoder")
         return stream
+
+    def no_frames(self) -> VideoError:
+        """Why no frame came, as far as that can be told."""
+        if self.source.startswith(("http://", "https://")) and not self._serves_parts():
+            return VideoError(
+                f"{self.source}: cannot be read from its beginning on, and the server sends it in "
+                "no other way (it ignores byte ranges): download it, and give the file",
+                code="no_ranges",
+            )
+        return no_frames(self.source)
+
+    def _serves_parts(self) -> bool:
+        request = urllib.request.Request(self.source, headers={"Range": "bytes=0-0"})
+        try:
+            with urllib.request.urlopen(request, timeout=self._deadline_s) as answer:
+                return bool(answer.status == 206)
+        except (OSError, ValueError, HTTPException):
+            return True  # nobody knows
 
     def seek(self, container: InputContainer, stream: VideoStream, ticks: int) -> bool:
         """To a keyframe near `ticks` of the stream's time base; whether that was possible."""

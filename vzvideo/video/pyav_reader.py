@@ -102,7 +102,7 @@ class PyAVVideo(Video):
             self._open()
             first = self._pull()
             if first is None:
-                raise no_frames(source)
+                raise self._demuxer.no_frames()
             self._ahead = first
             self._start_s = time_of(first)
             self.timing = Timing(self._demuxer, self.clock, self._start_s)
