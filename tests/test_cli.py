@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import LlamaModel
 
 import vzvideo
 from tests.conftest import small_model, write_checkpoint
@@ -249,6 +251,42 @@ def test_chat_answers_each_line_and_knows_what_was_said(checkpoint: Path, clip: 
     assert len(said.err.splitlines()) == 3
 
 
+def test_ctrl_c_ends_an_answer_and_not_the_conversation(
+    vz: Command, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal, where a person has heard enough."""
+    lines = [QUESTION, OTHER]
+    asked: list[str] = []
+
+    def typed(prompt: str) -> str:
+        if not lines:
+            raise EOFError
+        asked.append(lines.pop(0))
+        return asked[-1]
+
+    def interrupt(module: torch.nn.Module, _: object) -> None:
+        nonlocal steps
+        steps += isinstance(module, LlamaModel) and len(asked) == 1
+        if steps == 9:
+            steps += 1
+            signal.pthread_kill(main, signal.SIGINT)
+
+    steps, main = 0, threading.get_ident()
+    monkeypatch.setattr("builtins.input", typed)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    options = (*SMALL[:4], "--device", "cpu", "--max-new-tokens", "300")
+    hook = register_module_forward_pre_hook(interrupt)
+    try:
+        said = vz("chat", clip, "--model", checkpoint, *options)
+    finally:
+        hook.remove()
+    assert (said.status, asked) == (0, [QUESTION, OTHER]), said.err
+    assert 9 < steps < 100
+    # Of the first answer there are no facts, for it has not come to its end.
+    assert len([line for line in said.err.splitlines() if line.startswith("[")]) == 1
+
+
 def test_one_bad_question_ends_no_conversation(
     vz: Command, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +350,7 @@ def test_nothing_else_is_overwritten(
     for target, told in (
         (film, "is there, and no file of visual tokens"),
         (tmp_path, "is there, and no file of visual tokens"),
+        (tmp_path / "new.mkv", "is a video's name"),
         (tmp_path / "missing" / "kept", f"there is no folder {tmp_path / 'missing'}"),
     ):
         said = vz("encode", film, "-o", target, "--model", checkpoint)

@@ -89,7 +89,9 @@ def test_a_job_with_a_failure_says_so_in_json_too(folder: Path, checkpoint: Path
     assert errors == {str(folder / "a.mp4"): None, str(folder / "b.mp4"): "decode:invalid"}
     answers = {row["video"]: row["answer"] for row in rows.values()}
     assert answers[str(folder / "a.mp4")] is not None
-    *progress, last = done.stderr.splitlines()
+    assert summary["messages"] == [f"{folder / 'b.mp4'}: not a video, or damaged beyond reading"]
+    *progress, why, last = done.stderr.splitlines()
+    assert why == f"vzvideo: {summary['messages'][0]}"
     assert last.startswith("2 rows: 1 good, 1 failed (decode:invalid 1); 0 were")
     # On a slow machine there is time to say how far it is.
     assert all(re.match(r"starting Ray|\d/2 rows", line) for line in progress)

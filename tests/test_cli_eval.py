@@ -37,6 +37,9 @@ def test_eval_prints_a_table_and_keeps_the_answers(
     assert re.search(r"all +exact +3 +0\.333.* 1$", said.out, re.MULTILINE)
     (told,) = [line for line in said.err.splitlines() if line.startswith("vzvideo: ")]
     assert "missing.mp4: no such file" in told
+    nowhere = vz("eval", file, "--videos", tmp_path, "--model", checkpoint)
+    assert nowhere.line.startswith("vzvideo: none of the videos is there, ")
+    assert not (tmp_path / "mine.eval" / "answers.jsonl").read_text().count("missing")
     rows += [{"video": f"missing{n}.mp4", "question": OTHER, "answer": "x"} for n in range(6)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = vz(*command, "--out", tmp_path / "many")

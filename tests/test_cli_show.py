@@ -173,6 +173,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "more than a frame has": ("{clip} --tokens-per-frame 18", "a frame of this model has 17"),
     "half a split": ("{clip} --dominant 3", "give both or neither"),
     "no frames": ("{clip} --frames 0", "frames: 0 given"),
+    "two questions": ("{clip} --ask Who? --ask Where?", "2 given"),
     "control words": ("{clip} --ask <video>", "control words"),
     "model": ("{clip} --model minni", "Did you mean mini?"),
     "late start": ("{clip} --start 1:00", "the clip from 60 s to the end"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,3 +125,9 @@ def test_spans_say_when_each_stage_worked(qa: VideoQA, clip: Path) -> None:
         each = [span.ended_s - span.begun_s for span in encoded.spans if span.stage == stage]
         assert sum(each) == pytest.approx(seconds)
     assert qa.encode_timed(clip, frames=4).spans == []
+
+
+@pytest.mark.parametrize("source", [np.zeros((2, 4, 4, 3), np.uint8), ["a.mp4"], None, 3])
+def test_what_is_no_source_is_named(qa: VideoQA, source: Any) -> None:
+    with pytest.raises(SettingsError, match=f"source: {type(source).__name__} given"):
+        qa.encode(source)

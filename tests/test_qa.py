@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,3 +214,26 @@ def test_the_longest_question_is_the_one_of_most_tokens(qa: VideoQA) -> None:
     assert qa.longest([f"  {short} "]) == short
     with pytest.raises(SettingsError, match="empty"):
         qa.longest([short, " "])
+
+
+@pytest.mark.parametrize(
+    "change", [{"model": "video-llava-7b"}, {"device": "cuda"}, {"dtype": "float16"},
+               {"quantize": "4bit"}, {"cache": False}, {"cache_gib": 1.0}],
+)  # fmt: skip
+def test_what_only_loading_can_change_is_refused(
+    qa: VideoQA, clip: Path, change: dict[str, Any]
+) -> None:
+    for ask, *given in (
+        (qa.ask, clip, "Who?"), (qa.ask_many, clip, ["Who?"]), (qa.chat, clip), (qa.encode, clip),
+        (qa.recipe,), (qa.plan,),
+    ):  # fmt: skip
+        with pytest.raises(SettingsError, match="the model is loaded already"):
+            ask(*given, **change)
+
+
+def test_prefill_is_told_before_it_begins(qa: VideoQA, clip: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    qa.ask(clip, "Who?", frames=4, progress=lambda *step: told.append(step))
+    assert told[-2:] == [("encode", 4, 4), ("prefill", 0, 0)]
+    qa.ask(clip, "Where?", frames=4, progress=lambda *step: told.append(step))
+    assert told.count(("prefill", 0, 0)) == 1  # it has been read

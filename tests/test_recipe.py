@@ -31,9 +31,9 @@ def test_what_cannot_fit_says_what_would(qa: VideoQA, clip: Path) -> None:
 
 
 def test_a_rate_that_makes_too_many_frames_names_one_that_fits(qa: VideoQA, clip: Path) -> None:
-    with pytest.raises(SettingsError, match="choose at most --fps") as error:
+    with pytest.raises(SettingsError, match="choose at most") as error:
         qa.encode(clip, sampling="fps", fps=100.0)
-    rate = float(str(error.value).split("--fps ")[1].split(",")[0])
+    rate = float(str(error.value).split("at most ")[1].split()[0])
     assert qa.encode(clip, sampling="fps", fps=rate).frames > 1
 
 
@@ -41,3 +41,10 @@ def test_a_rate_that_makes_too_many_frames_names_one_that_fits(qa: VideoQA, clip
 def test_absurd_frames_are_refused(qa: VideoQA, clip: Path, frames: int) -> None:
     with pytest.raises((SettingsError, BudgetError), match="frames"):
         qa.encode(clip, frames=frames)
+
+
+def test_a_limit_holds_whatever_was_encoded_before(qa: VideoQA, clip: Path) -> None:
+    assert qa.encode(clip, sampling="fps", fps=5.0).frames == 8
+    with pytest.raises(SettingsError, match="8 frames, 4 are allowed"):
+        qa.encode(clip, sampling="fps", fps=5.0, frames=4)
+    assert qa.encode(clip, sampling="fps", fps=5.0, frames=8).frames == 8

@@ -43,6 +43,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -182,13 +183,17 @@ def chat(
     if interactive:
         with suppress(ImportError):
             import readline  # noqa: F401  # gives `input` its editing and history
-        say("Ask away; an empty line or Ctrl-D ends.")
+        say("Ask away; Ctrl-C ends an answer, an empty line or Ctrl-D the conversation.")
     status = 0
     while question := _next_line(interactive):
         try:
             asking = talk.start(question)
             _relay(asking, as_json)
             _facts(asking.result, asking.encoded)
+        except KeyboardInterrupt:  # of a person who has heard enough of this answer
+            if not interactive:
+                raise
+            typer.echo()
         except VzVideoError as error:  # one bad question ends no conversation
             if as_json:
                 _print_failure(video, question, "generate", error)
@@ -206,12 +211,15 @@ def encode(
 ) -> None:
     """Compress a video once; `ask` and `chat` take the file in its place."""
     from vzvideo import store
+    from vzvideo.manifest import ENDINGS
 
     target = out or Path(Path(video.split("?")[0]).stem + ".vz.safetensors")
     if not target.parent.is_dir():
         raise SettingsError(f"{target}: there is no folder {target.parent}")
     if target.exists() and not store.holds_tokens(target):
         raise SettingsError(f"{target}: is there, and no file of visual tokens; give another name")
+    if target.suffix.lower() in ENDINGS:
+        raise SettingsError(f"{target}: is a video's name, and tokens are no video")
     check(video, settings)
     if "://" not in video and store.is_token_file(Path(video)):
         raise SettingsError(f"{video}: holds visual tokens already; `ask` and `chat` take it")

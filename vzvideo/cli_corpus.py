@@ -176,6 +176,8 @@ def _finish(summary: Summary, out: str, as_json: bool) -> None:
         typer.echo(json.dumps(about))
     else:
         typer.echo(out)
+    for message in summary.messages:
+        say(f"vzvideo: {message}")
     why = ", ".join(f"{code} {count}" for code, count in summary.failed.most_common())
     say(
         f"{counted(summary.rows, 'row')}: {summary.rows - failed} good, {failed} failed"

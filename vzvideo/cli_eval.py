@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vzvideo.cli_options import ANSWERING, Json, load, progress_bars, say, with_settings
+from vzvideo.errors import SettingsError
 
 if TYPE_CHECKING:
     from vzvideo.evaluation.table import Score
@@ -55,6 +56,7 @@ def evaluate(
 
     asked = run.sample(files.read(questions, format=file_format, videos=videos), limit)
     run.check(asked, prompt, choose)
+    _check_videos([question.video for question in asked])
     file = questions.resolve()
     target = out or file.with_name(file.stem + ".eval")
     qa = load(settings)
@@ -76,6 +78,15 @@ def evaluate(
     say(str(target / "answers.parquet"))
     if any(score.failed for score in scores):
         raise typer.Exit(1)
+
+
+def _check_videos(videos: list[str]) -> None:
+    """Says at once, before a model is loaded, that the folder is another one."""
+    if any("://" in video or Path(video).exists() for video in videos):
+        return
+    raise SettingsError(
+        f"none of the videos is there, {videos[0]} for one; --videos says which folder they are in"
+    )
 
 
 def _print_scores(scores: list[Score]) -> None:

@@ -202,9 +202,10 @@ def check(video: str, settings: Settings | None = None) -> None:
 
 def load(settings: Settings) -> VideoQA:
     """The model of these settings; a download shows how far it is."""
-    from vzvideo import qa
-
     with progress_bars() as progress:
+        progress("loading", 0, 0)
+        from vzvideo import qa
+
         return qa.load(settings=settings, progress=progress, say=say)
 
 

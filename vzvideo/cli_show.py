@@ -20,8 +20,9 @@ def show(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Page to write (NAME.html, in this folder).")
     ] = None,
-    ask: Annotated[
-        str | None, typer.Option("--ask", help="Also ask this, and show what the answer drew on.")
+    questions: Annotated[
+        list[str] | None,
+        typer.Option("--ask", help="Also ask this, and show what the answer drew on."),
     ] = None,
     png: Annotated[
         Path | None, typer.Option("--png", help="A contact sheet; the page then only with -o.")
@@ -33,6 +34,9 @@ def show(
     """Show what the model sees: the patches that are kept, what the others went into, and why."""
     from vzvideo.video.reader import short_name
 
+    if questions and len(questions) > 1:
+        raise SettingsError(f"--ask: {len(questions)} given; a page shows what one answer drew on")
+    ask = questions[0] if questions else None
     page = out or (None if png or as_json else Path(f"{Path(short_name(video)).stem}.html"))
     if png and png.suffix.lower() != ".png":
         raise SettingsError(f"--png {png}: name it .png")

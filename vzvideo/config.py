@@ -21,6 +21,9 @@ ENCODING = {
     *("fps", "start_s", "end_s", "decoder", "hwaccel"),
 }
 
+# Settings that say which model is loaded and what it keeps: too late once it is.
+LOADING = {"model", "device", "dtype", "quantize", "cache", "cache_gib"}
+
 # Settings that say how an answer is found in what has been read.
 ANSWERING = ("max_new_tokens", "temperature", "num_beams")
 

@@ -33,6 +33,7 @@ from vzvideo.words import counted
 if TYPE_CHECKING:
     from vzvideo.qa import VideoQA
 
+_MESSAGES = 5  # kept of what went wrong
 _PASSES = 3  # how often what an actor or a node took with it is tried again
 _AFTER_S, _AT_MOST_S = 2.0, 60.0  # what was answered is written after a fiftieth of the time so far
 _LATELY, _LATELY_S = 10, 60.0  # videos and seconds that the rate goes back, whichever is more
@@ -60,13 +61,14 @@ class Summary:
     """What a job did, or has done so far.
 
     rows: wanted in all. done: there, in the output; kept: of these, from a former run.
-    failed: those with an error, by "stage:code".
+    failed: those with an error, by "stage:code". messages: why, of the first few in words.
     """
 
     rows: int = 0
     done: int = 0
     kept: int = 0
     failed: Counter[str] = field(default_factory=Counter)
+    messages: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def count(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -75,6 +77,9 @@ class Summary:
             self.done += 1
             if row["error"] is not None:
                 self.failed[row["error"]] += 1
+                known = row["message"] in self.messages  # of a video with several questions
+                if not known and len(self.messages) < _MESSAGES:
+                    self.messages.append(row["message"])
 
 
 # -- the jobs

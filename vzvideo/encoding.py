@@ -5,6 +5,7 @@ Knows no language model.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vzvideo.errors import SettingsError
 from vzvideo.models.encoder import Encoder, join
 from vzvideo.overlap import Ahead, Clock, Span
 from vzvideo.store import TokenCache, is_token_file
@@ -56,6 +58,11 @@ def ready(source: Source) -> Encoded | None:
         return source
     if isinstance(source, VisualTokens):
         return _kept(source)
+    if not isinstance(source, str | os.PathLike):
+        raise SettingsError(
+            f"source: {type(source).__name__} given; a path, a URL or visual tokens are needed "
+            "(frames in memory are pushed to `VideoQA.stream`)"
+        )
     if "://" not in str(source) and is_token_file(Path(source)):
         return _kept(VisualTokens.load(source))
     return None

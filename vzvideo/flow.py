@@ -78,7 +78,10 @@ def connected(say: Callable[[str], None]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, terminated)  # Ray would print the stacks of its own threads
     if joined:
         cpus = ray.cluster_resources().get("CPU", 0)
-        say(f"on the Ray cluster that is running: {len(ray.nodes())} nodes, {cpus:g} CPUs")
+        say(
+            f"on the Ray cluster that is running: {len(ray.nodes())} nodes, {cpus:g} CPUs "
+            "(RAY_ADDRESS=local starts one of its own)"
+        )
     try:
         yield
     finally:

@@ -125,7 +125,7 @@ class VideoQA:
         **changes: Any,
     ) -> Encoded:
         """As `encode`, with the time each stage took; the budget leaves room for `question`."""
-        settings = self.settings.replace(**changes)  # a wrong name is told whatever the source
+        settings = self._with(changes)  # a wrong name is told whatever the source
         encoded = encoding.ready(source)
         if encoded is not None:
             self._check_tower(encoded.tokens)
@@ -142,14 +142,22 @@ class VideoQA:
     def recipe(self, question: str = "?", **changes: Any) -> Recipe:
         """How a video would become tokens with these settings; the budget leaves room for
         `question`."""
-        return self._recipes.recipe(self.settings.replace(**changes), question)
+        return self._recipes.recipe(self._with(changes), question)
 
     def plan(self, question: str = "?", **changes: Any) -> visionzip.Budget:
         """How the model's window would be shared between video, `question` and answer.
 
         `print(qa.plan(frames=64))` says it in one line; BudgetError says what would fit instead.
         """
-        return self._recipes.budget(self.settings.replace(**changes), question)
+        return self._recipes.budget(self._with(changes), question)
+
+    def _with(self, changes: dict[str, Any]) -> config.Settings:
+        """The settings with `changes`, which may not ask for another model than is loaded."""
+        if late := config.LOADING & changes.keys():
+            raise SettingsError(
+                f"{', '.join(sorted(late))}: the model is loaded already; say it to `vzvideo.load`"
+            )
+        return self.settings.replace(**changes)
 
     def _check_tower(self, tokens: VisualTokens) -> None:
         tower = tokens.settings.get("tower", self.tower)
@@ -174,9 +182,9 @@ class VideoQA:
     ) -> Asking:
         """Encodes and reads the video; the `Asking` then gives the answer as it is generated."""
         question = checked(question)
-        settings = self.settings.replace(**changes)
+        settings = self._with(changes)
         encoded = self.encode_timed(source, question=question, progress=progress, **changes)
-        prefix, prefill_s = self.read(encoded.tokens)
+        prefix, prefill_s = self.read(encoded.tokens, progress)
         seconds = encoded.seconds | {"prefill": prefill_s}
         return Asking(self, encoded, prefix, question, settings, seconds)
 
@@ -201,10 +209,10 @@ class VideoQA:
         if not questions:
             return []
         questions = [checked(question) for question in questions]
-        settings = self.settings.replace(**changes)
+        settings = self._with(changes)
         question = self.longest(questions)
         encoded = self.encode_timed(source, question=question, progress=progress, **changes)
-        prefix, prefill_s = self.read(encoded.tokens)
+        prefix, prefill_s = self.read(encoded.tokens, progress)
         begun = time.perf_counter()
         texts = self.language.answer_many(prefix, questions, **settings.answering)
         seconds = encoded.seconds | {
@@ -245,7 +253,7 @@ class VideoQA:
     def chat(self, source: Source, *, progress: Progress | None = None, **changes: Any) -> Chat:
         """A conversation about one video; later questions do not pay for it again."""
         encoded = self.encode_timed(source, progress=progress, **changes)
-        return Chat(self, encoded, self.settings.replace(**changes))
+        return Chat(self, encoded, self._with(changes))
 
     def stream(
         self,
@@ -276,7 +284,7 @@ class VideoQA:
             **changes,
         )  # fmt: skip
 
-    def read(self, tokens: VisualTokens) -> tuple[Prefix, float]:
+    def read(self, tokens: VisualTokens, progress: Progress | None = None) -> tuple[Prefix, float]:
         """What the language model knows after reading `tokens`, and the seconds it took.
 
         The last video read is remembered, so that asking the same tokens again costs nothing.
@@ -284,6 +292,8 @@ class VideoQA:
         if self._read is not None and self._read[0] is tokens:
             return self._read[1], 0.0
         self._read = None  # the last video's cache goes before the next one's comes
+        if progress is not None:
+            progress("prefill", 0, 0)  # in one go: how far it is nobody knows
         prefix, seconds = self.read_anew(tokens)
         self._read = (tokens, prefix)
         return prefix, seconds

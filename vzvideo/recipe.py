@@ -52,8 +52,9 @@ class Recipes:
             "dtype": str(self.encoder.dtype).removeprefix("torch."),
             **asdict(compression),
             "sampling": settings.sampling,
-            # With a rate they follow from the clip, and the budget is only a limit.
-            "frames": None if settings.sampling == "fps" else frames,
+            # With a rate they follow from the clip, and are only a limit, which a video that was
+            # encoded with another may not meet.
+            "frames": settings.frames if settings.sampling == "fps" else frames,
             "fps": settings.fps if settings.sampling == "fps" else None,
             "start_s": settings.start_s,
             "end_s": settings.end_s,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from vzvideo import store
 from vzvideo.asking import Asking, checked
-from vzvideo.config import ANSWERING, Settings
+from vzvideo.config import ANSWERING, LOADING, Settings
 from vzvideo.encoding import Encoded
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.every import Every
@@ -42,8 +42,6 @@ BUDGET = 2048  # tokens remembered where nobody says otherwise, and the model ha
 OF_FILES = {
     *("frames", "sampling", "start_s", "end_s", "decoder", "hwaccel", "cache", "cache_gib"),
 }
-# And those that a loaded model has.
-OF_MODELS = {"model", "device", "dtype", "quantize"}
 
 
 class Stream:
@@ -66,7 +64,7 @@ class Stream:
         """See `VideoQA.stream`."""
         if wrong := OF_FILES & changes.keys():
             raise SettingsError(f"{', '.join(sorted(wrong))}: not for a stream, which takes `fps`")
-        if wrong := OF_MODELS & changes.keys():
+        if wrong := LOADING & changes.keys():
             raise SettingsError(f"{', '.join(sorted(wrong))}: say it to `load`, of the whole model")
         self._qa = qa
         self._settings = qa.settings.replace(**changes)

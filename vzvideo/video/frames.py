@@ -57,8 +57,8 @@ def sample(video: Video, settings: Settings, frames: int) -> sampling.Times:
                 why = "fit the model's window" if settings.frames is None else "are allowed"
                 raise SettingsError(
                     f"fps: {settings.fps:g} a second over {end_s - start_s:.1f} s makes "
-                    f"{len(times)} frames, {frames} {why}: choose at most --fps "
-                    f"{np.floor(rate / digit) * digit:g}, or a shorter part of the video"
+                    f"{len(times)} frames, {frames} {why}: choose at most "
+                    f"{np.floor(rate / digit) * digit:g} a second, or a shorter part of the video"
                 )
             return times
         case "keyframes":
