@@ -30,7 +30,7 @@ from vzvideo.errors import SettingsError
 WHOLE, NOTHING, FREE = "whole frames", "no video", "training-free"
 # A mode, the checkpoint it is measured on, the method it takes tokens by.
 MODES = (
-    (NOTHING, "whole", "no video"),
+    (NOTHING, "whole", NOTHING),
     (WHOLE, "whole", "full"),
     (FREE, "whole", "VisionZip"),
     *((f"{FREE}: {method}", "whole", method) for method in METHODS if method != "VisionZip"),
@@ -83,8 +83,8 @@ def table(work: Path) -> list[Line]:
     """Each mode's scores, what it keeps of the whole frames', and what its training took.
 
     kept: the mean, over the kinds of question that whole frames tell, of its score divided by
-    theirs; None without a video. They tell a kind whose interval lies above the score without a
-    video: of what is guessed there is nothing to keep.
+    theirs; what is kept without a video says how much of that is guessed. They tell a kind where
+    their interval lies above the score without a video; None where there is no such kind.
     """
     found: list[Line] = []
     for mode, checkpoint, method in MODES:
@@ -96,7 +96,7 @@ def table(work: Path) -> list[Line]:
         found.append(line)
     guessed, full = found[0]["kinds"], found[1]["kinds"]
     told = [kind for kind in full if full[kind]["low"] > guessed[kind]["score"]]
-    for line in found[1:]:
+    for line in found:
         parts = [line["kinds"][kind]["score"] / full[kind]["score"] for kind in told]
         line["kept"] = sum(parts) / len(parts) if parts else None
     return found

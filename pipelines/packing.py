@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from vzvideo.models.video_llava import VideoLlava
+if TYPE_CHECKING:
+    from vzvideo.models.video_llava import VideoLlava
 
 
 @dataclass(frozen=True)

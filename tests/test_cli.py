@@ -408,7 +408,7 @@ REFUSED = {
     "dominant": ("{clip} --dominant 3", "give both or neither"),
     "two splits": ("{clip} --tokens-per-frame 9 --dominant 5 --contextual 5", "are 10 tokens"),
     "merge": ("{clip} --merge sum", "'reference' or 'mean'"),
-    "whole and merged": ("{clip} --no-compress --merge mean", "keeps every token"),
+    "whole and merged": ("{clip} --no-compress --merge mean", "nothing is merged"),
     "whole and 9": ("{clip} --no-compress --tokens-per-frame 9", "keeps every token"),
     "a rate for another": ("{clip} --fps 2 --sampling uniform", "--fps is for sampling fps"),
     "device": ("{clip} --device tpu", "choose auto, cpu, cuda or mps"),

@@ -60,10 +60,11 @@ def test_every_sampling_stays_inside_the_clip(qa: VideoQA, clip: Path, sampling:
         np.testing.assert_allclose(tokens.pts_s, [0.4, 0.6, 0.8, 1.0], atol=0.041)
 
 
-def test_batches_change_nothing(qa: VideoQA, clip: Path) -> None:
+def test_batches_change_nothing(checkpoint: Path, clip: Path) -> None:
+    qa = vzvideo.load(str(checkpoint), cache=False, tokens_per_frame=5)
     one = qa.encode(clip, frames=7, batch=1)
-    qa._cache = None
     three = qa.encode(clip, frames=7, batch=3)
+    assert three is not one
     assert one.features.shape == three.features.shape
     np.testing.assert_allclose(one.features.numpy(), three.features.numpy(), atol=1e-5)
     for name in ("frame", "role", "patch", "pts_s"):
@@ -101,7 +102,7 @@ def test_what_is_encoded_already_is_not_encoded_again(
     qa: VideoQA, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded = qa.encode_timed(clip, frames=4)
-    monkeypatch.setattr(qa._encoding, "encode", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(qa.encoder, "encode", lambda *_: pytest.fail("encoded again"))
     questions = ["Who is there?", "What do they wear?"]
     answers = qa.ask_many(encoded, questions)
     assert [answer.question for answer in answers] == questions

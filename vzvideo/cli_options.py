@@ -40,7 +40,10 @@ _SHARED: dict[str, tuple[Any, Any]] = {
     ),
     "contextual": (Annotated[int | None, typer.Option(help="And how many merged.")], None),
     "merge": (
-        Annotated[str | None, typer.Option(help="Merged how: reference (as the authors), mean.")],
+        Annotated[
+            str | None,
+            typer.Option(help="Merged into: reference (target + mean, as the authors) or mean."),
+        ],
         None,
     ),
     "no_compress": (
@@ -130,8 +133,10 @@ def _settings(said: dict[str, Any]) -> Settings:
 def _check_consistent(said: dict[str, Any]) -> None:
     """Of options that say two things of one, none is silently left out."""
     each, *split = (said[name] for name in ("tokens_per_frame", "dominant", "contextual"))
-    if said["no_compress"] and any(value is not None for value in (each, *split, said["merge"])):
+    if said["no_compress"] and any(value is not None for value in (each, *split)):
         raise SettingsError("--no-compress keeps every token: leave out how many are kept")
+    if said["no_compress"] and said["merge"] is not None:
+        raise SettingsError("--no-compress keeps every token: nothing is merged")
     if each is not None and None not in split and sum(split) != each:
         raise SettingsError(
             f"--dominant {split[0]} and --contextual {split[1]} are {sum(split)} tokens a frame, "

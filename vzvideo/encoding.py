@@ -117,14 +117,14 @@ class Encoding:
                 progress("decode", asked, found.asked)
                 with clock.stage("encode"):
                     parts.append(self._encoder.encode(batch, recipe.compression))
-                    settled(self._encoder.device)
+                    settle(self._encoder.device)
                 progress("encode", asked, found.asked)
         if not parts:
             raise no_frames(source)
         return Encoded(join(parts), clock.seconds, False, asked, lost, clock.spans)
 
 
-def settled(device: torch.device) -> None:
+def settle(device: torch.device) -> None:
     """Waits for what an accelerator still has to do, so that its time counts where it belongs."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vzvideo import config, encoding, visionzip
 from vzvideo.asking import Asking, Chat, checked
-from vzvideo.encoding import Encoded, Encoding, Progress, Source, settled
+from vzvideo.encoding import Encoded, Encoding, Progress, Source, settle
 from vzvideo.errors import ModelError, SettingsError
 from vzvideo.evidence import Evidence, evidence
 from vzvideo.models import catalog, weights
@@ -89,17 +89,36 @@ class VideoQA:
         tower: str,
         settings: config.Settings,
     ) -> None:
-        self.card = card
-        self.name = card.name
-        self.encoder = encoder
-        self.language = language
         self.settings = settings
-        self.tower = tower
         self._recipes = Recipes(card, encoder, language, tower)
         limit = int(settings.cache_gib * (1 << 30))
         cache = TokenCache(weights.cache_root() / "tokens", limit) if settings.cache else None
         self._encoding = Encoding(encoder, cache)
         self._read: tuple[VisualTokens, Prefix] | None = None
+
+    @property
+    def card(self) -> catalog.ModelCard:
+        return self._recipes.card
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        return self.card.name
+
+    @property
+    def encoder(self) -> Encoder:
+        """Frames to visual tokens."""
+        return self._recipes.encoder
+
+    @property
+    def language(self) -> VideoLlava:
+        """Visual tokens and words to words."""
+        return self._recipes.language
+
+    @property
+    def tower(self) -> str:
+        """The fingerprint of the encoder's weights."""
+        return self._recipes.tower
 
     # -- encoding
 
@@ -307,7 +326,7 @@ class VideoQA:
         """As `read`, for a reader who will write into what is known."""
         begun = time.perf_counter()
         prefix = self.language.read(tokens)
-        settled(self.language.device)
+        settle(self.language.device)
         return prefix, time.perf_counter() - begun
 
     def answer(

@@ -40,7 +40,7 @@ def test_whoever_leaves_early_ends_the_work() -> None:
         until(lambda: stop(IDS, SCORES).all())
         ended.set()
 
-    pieces: Any = spoken(work)
+    pieces = spoken(work)
     with closing(pieces):
         assert next(pieces) == "one"
         assert not ended.is_set()
@@ -62,10 +62,10 @@ def test_an_error_is_raised_where_it_is_listened_to() -> None:
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
-        (Generation(8), {"do_sample": False, "num_beams": 1, "max_new_tokens": 8}),
-        (Generation(8, temperature=0.5), {"do_sample": True, "temperature": 0.5}),
-        (Generation(99, num_beams=3), {"num_beams": 3, "early_stopping": False}),
-        (Generation(99), {"max_new_tokens": 20}),  # the room there is
+        (Generation(8, 0.0, 1), {"do_sample": False, "num_beams": 1, "max_new_tokens": 8}),
+        (Generation(8, 0.5, 1), {"do_sample": True, "temperature": 0.5}),
+        (Generation(99, 0.0, 3), {"num_beams": 3, "early_stopping": False}),
+        (Generation(99, 0.0, 1), {"max_new_tokens": 20}),  # the room there is
     ],
 )
 def test_what_generate_is_told(how: Generation, expected: dict[str, Any]) -> None:

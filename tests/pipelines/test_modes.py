@@ -105,13 +105,12 @@ def test_what_each_mode_keeps(tmp_path: Path) -> None:
     assert {line["tokens_per_frame"] for line in lines[2:]} == {17}
     assert [line["tokens_per_frame"] for line in lines[:2]] == [0, 257]
     # Which came before, whole frames only guess: it does not count.
-    assert lines[0]["kept"] is None
-    kept = [1.0, 0.625, *[0.5] * len(others), 0.875, 1.05]
-    assert [line["kept"] for line in lines[1:]] == pytest.approx(kept)
+    kept = [(0.5 / 0.8 + 0.1 / 0.5) / 2, 1.0, 0.625, *[0.5] * len(others), 0.875, 1.05]
+    assert [line["kept"] for line in lines] == pytest.approx(kept)
     assert [line["training"]["train_s"] for line in lines[-2:]] == [5, 6]
     head, _, nothing, first, *_, last = modes.markdown(lines).splitlines()
     assert head == "| mode | tokens a frame | presence | caption | before | kept |"
-    assert nothing.endswith("| 0.500 (0.40-0.60) |  |")
+    assert nothing.endswith("| 0.500 (0.40-0.60) | 41.2% |")
     assert first.startswith("| whole frames | 257 | 0.800 (0.70-0.90) | 0.500 (0.40-0.60) |")
     assert last.endswith("| 105.0% |")
 

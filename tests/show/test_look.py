@@ -179,8 +179,7 @@ def test_with_no_patch_kept_none_is_near(qa: VideoQA, clip: Path) -> None:
 
 
 def test_a_tower_without_a_cls(qa: VideoQA, clip: Path, inputs: Tensor) -> None:
-    other = copy.copy(qa)
-    other.encoder = encoder_of("siglip")
+    other = VideoQA(qa.card, encoder_of("siglip"), qa.language, qa.tower, qa.settings)
     looked, _ = look(other, str(clip))
     scored = other.encoder.score(inputs)
     assert (looked.tokens, list(looked.cuts)) == (16, [5, 9])  # of 17 there are only 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from tests.video.clips import Kind, number_in
 from vzvideo.errors import VideoError
 from vzvideo.video import open_video, pyav_reader, reader
 from vzvideo.video.decoding import Decoding
+from vzvideo.video.demuxer import Demuxer
 from vzvideo.video.pyav_reader import PyAVVideo
 
 CONVERTED = ("short GOP", "hevc", "turned 90", "odd size", "variable", "two frames")
@@ -171,3 +173,25 @@ def test_facts_are_those_of_the_file_that_was_opened(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="changed while it was being read"):
         _ = video.info
     video.close()
+
+
+def test_what_was_passed_over_before_an_error_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = next(kind for kind in clips.KINDS if kind.name == "one GOP")
+    path = tmp_path / f"clip{kind.suffix}"
+    kind.make(kind, path)
+    packets = Demuxer.packets
+
+    def troubled(self: Demuxer, *arguments: Any) -> Iterator[Any]:
+        yield from itertools.islice(packets(self, *arguments), 20)
+        yield None
+        raise VideoError("gone for a moment", code="unreadable")
+
+    monkeypatch.setattr(Demuxer, "packets", troubled)
+    with open_video(path, threads=1) as video:
+        with pytest.raises(VideoError, match="gone for a moment"):
+            video.frames_at([0.0, 3.5])
+        monkeypatch.undo()
+        video._seekable = False  # type: ignore[attr-defined]  # so that it begins anew
+        assert video.frames_at([0.0]).lost == 1

@@ -6,7 +6,7 @@ Knows neither video nor prompt.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -22,11 +22,12 @@ Generate = Callable[[Say, StoppingCriteriaList], None]
 
 @dataclass(frozen=True)
 class Generation:
-    """Tokens at most; temperature, 0 for the likeliest; beginnings that are followed at once."""
+    """max_new_tokens: at most. temperature: 0 takes the likeliest word. num_beams: beginnings that
+    are followed at once."""
 
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    num_beams: int = 1
+    max_new_tokens: int
+    temperature: float
+    num_beams: int
 
     def arguments(self, room: int) -> dict[str, Any]:
         """For transformers' `generate`, where the window has room for so many tokens."""
@@ -62,7 +63,7 @@ class _Stop(StoppingCriteria):
         return torch.full((len(input_ids),), self._stop.is_set(), device=input_ids.device)
 
 
-def spoken(generate: Generate) -> Iterator[str]:
+def spoken(generate: Generate) -> Generator[str]:
     """What `generate` says, while it works in a thread of its own; its error is raised here.
 
     It is told to stop where the caller leaves early, and has ended when this has.

@@ -204,14 +204,14 @@ class VideoLlava:
             if not one:
                 say(self._text(said[0][0, ids.shape[1] :]))
 
-        pieces: Any = spoken(generate)
+        pieces = spoken(generate)
         try:
-            with closing(pieces):
-                for piece in pieces:
-                    heard = True
-                    if piece:
-                        yield piece
+            for piece in pieces:
+                heard = True
+                if piece:
+                    yield piece
         finally:
+            pieces.close()  # from here on nobody writes into the cache
             if remember and said and heard:
                 ended = int(said[0][0, -1]) in self.ends
                 prefix.ids = said[0][:, : said[0].shape[1] - ended]

@@ -25,8 +25,9 @@ def time_of(frame: VideoFrame) -> float:
 class Decoding:
     """What makes frames of a stream's packets.
 
-    full_s: before it, frames nobody refers to are left out. lost: packets and frames passed over.
-    placed: False once frames have ended because nobody knows where they belong.
+    full_s: before it, frames nobody refers to are left out. lost: packets and frames passed over;
+    whoever takes note of it sets it back. placed: False once frames have ended because nobody knows
+    where they belong.
     """
 
     def __init__(self, stream: VideoStream, clock: Clock, over: threading.Event) -> None:
@@ -39,11 +40,13 @@ class Decoding:
     def frames(self, packets: Iterator[Any], *, sought: bool = False) -> Iterator[VideoFrame]:
         """Frames in the order they are shown, without those whose timestamp breaks it.
 
+        One that leaps ahead is held back until the next one shows that its timestamp was right.
+
         packets: None for one that could not be read. sought: they come from behind a seek, not
         from the beginning.
         """
         last_s, usual_s = -np.inf, 0.0
-        held: VideoFrame | None = None  # leaps ahead: the next one shows whether its time is right
+        held: VideoFrame | None = None
         for frame in self._stamped(packets, sought):
             if held is not None:
                 if time_of(held) < time_of(frame):

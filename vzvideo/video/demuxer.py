@@ -116,8 +116,8 @@ class Demuxer:
         """Why no frame came, as far as that can be told."""
         if self.source.startswith(("http://", "https://")) and not self._serves_parts():
             return VideoError(
-                f"{self.source}: cannot be read from its beginning on, and the server sends it in "
-                "no other way (it ignores byte ranges): download it, and give the file",
+                f"{self.source}: no frame could be decoded; it may be that the server ignores byte "
+                "ranges, which a file with its index at its end wants: download it, give the file",
                 code="no_ranges",
             )
         return no_frames(self.source)

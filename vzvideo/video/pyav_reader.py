@@ -392,10 +392,11 @@ class PyAVVideo(Video):
         """The next frame in order. Before `full_s`, those nobody refers to are left out."""
         decoding = self._decoding
         decoding.full_s = full_s
-        frame = next(self._frames, None)
-        self._seekable = self._seekable and decoding.placed
-        self._lost, decoding.lost = self._lost + decoding.lost, 0
-        return frame
+        try:
+            return next(self._frames, None)
+        finally:
+            self._seekable = self._seekable and decoding.placed
+            self._lost, decoding.lost = self._lost + decoding.lost, 0
 
     def _passed_over(self) -> int:
         self._demuxer.check_unchanged()
