@@ -479,7 +479,13 @@ def test_a_wrong_command_line_is_told_with_status_2(vz: Command, arguments: list
 
 def test_help_and_version(vz: Command) -> None:
     assert vz("--version") == Said(0, f"{vzvideo.__version__}\n", "")
-    for arguments in (["--help"], ["ask", "--help"], ["chat", "--help"], ["encode", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["ask", "--help"],
+        ["ask", "-h"],
+        ["chat", "--help"],
+        ["encode", "--help"],
+    ):
         said = vz(*arguments)
         assert (said.status, said.err) == (0, "")
         assert "Usage:" in said.out
