@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,7 +83,7 @@ def evaluate(
 
 def _check_videos(videos: list[str]) -> None:
     """Says at once, before a model is loaded, that the folder is another one."""
-    if any("://" in video or Path(video).exists() for video in videos):
+    if any("://" in video or os.path.exists(video) for video in videos):
         return
     raise SettingsError(
         f"none of the videos is there, {videos[0]} for one; --videos says which folder they are in"

@@ -199,7 +199,10 @@ class VideoQA:
     def start(
         self, source: Source, question: str, *, progress: Progress | None = None, **changes: Any
     ) -> Asking:
-        """Encodes and reads the video; the `Asking` then gives the answer as it is generated."""
+        """Encodes and reads the video; the `Asking` then gives the answer as it is generated.
+
+        progress: as in `encode`, and ("prefill", 0, 0) where the language model begins to read.
+        """
         question = checked(question)
         settings = self._with(changes)
         encoded = self.encode_timed(source, question=question, progress=progress, **changes)
