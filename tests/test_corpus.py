@@ -136,6 +136,7 @@ def test_only_what_is_missing_is_made_again(
     summary = corpus.ask(tasks, str(out), settings, say=told.append)
     assert summary.kept == summary.rows == summary.done == 9
     assert summary.failed == {"decode:invalid": 3}
+    assert len(summary.messages) == 1  # of three questions about one video
     assert told == ["there already: 9 rows, 3 of them failed (--retry-failed tries again)"]
     whole = rows_of(out)
 

@@ -287,7 +287,7 @@ class _Job:
 
         Those stay where they are until others stand for them.
         """
-        names = ["id", "video", "start_s", "end_s", "settings", "version", "error"]
+        names = ["id", "video", "start_s", "end_s", "settings", "version", "error", "message"]
         names += ["question"] if "question" in self._columns else []
         before = self._results.standing(names, say)
         wanted = {}

@@ -197,7 +197,7 @@ def test_settings_that_do_not_suit_a_video_are_told(
 ) -> None:
     path = str(made(tmp_path, "short GOP.mp4"))
     for settings, told in (
-        (Settings(frames=8).replace(fps=10.0), "8 are allowed: choose at most --fps 1.33"),
+        (Settings(frames=8).replace(fps=10.0), "8 are allowed: choose at most 1.33 a second"),
         (Settings().replace(fps=10.0), "8 fit the model's window"),
         (Settings(start_s=7.0), "the clip from 7 s"),
     ):
