@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipelines import questions
+from pipelines import details, questions
 from pipelines.clips import Move, draw_move, render, still
 from pipelines.concepts import ACTIONS, CONCEPTS
 from pipelines.questions import Asked, Captioned, Presence
@@ -37,7 +37,7 @@ def still_rows(
     """What is asked of a photograph that stands still."""
     for concept, shown in presence.draw([number], PAIRS, rng):
         yield _exact(questions.is_there(concept, shown, rng))
-    for asked in questions.detail(said, rng):
+    for asked in details.draw(said, rng):
         yield _exact(asked)
     yield _caption("caption", said)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipelines import questions
+from pipelines import details, questions
 from pipelines.clips import Move, View, draw_move, still
 from pipelines.concepts import ACTIONS, CONCEPTS
 from pipelines.questions import Captioned, Presence
@@ -76,8 +76,8 @@ def draw_clip(
         asked += [questions.describe(said[0], rng) for _ in range(2)]
         if rng.random() < 0.05:
             asked.append(questions.at_length(said[0], rng))
-        details = questions.detail(said[0], rng)
-        asked += rng.sample(details, min(2, len(details)))
+        found = details.draw(said[0], rng)
+        asked += rng.sample(found, min(2, len(found)))
     else:
         # Told of cuts too often, it would tell every single shot as two.
         orders = [each for each in questions.order(said, rng)

@@ -93,3 +93,8 @@ def scored(frames: int = 2, patches: int = 256, width: int = 8) -> Scored:
         random_features(*shape, seed=2).softmax(1),
         random_features(*shape, 6, seed=3),
     )
+
+
+def answers(found: dict[str, set[tuple[str, str]]], kind: str) -> set[str]:
+    """All answers to the questions of a kind; found: (question, answer) by kind."""
+    return {answer for _, answer in found[kind]}

@@ -11,6 +11,7 @@ import pytest
 from pipelines import questions
 from pipelines.concepts import ACTIONS, CONCEPTS, Concept
 from pipelines.questions import Asked, Captioned, Presence
+from tests.pipelines.made import answers
 
 BY_NAME = {concept.said: concept for concept in (*CONCEPTS, *ACTIONS)}
 NOUNS = {
@@ -20,20 +21,6 @@ NOUNS = {
 DOG = Captioned(["A dog runs on grass.", "The dog on the grass.", "Brown fur."])
 GUITAR = Captioned(["A guitar on a table.", "Some guitar and a table.", "Wood."])
 FENCE = Captioned(["A dog at a fence.", "A dog behind the fence.", "A pet."])
-
-
-def details(*captions: str) -> dict[str, set[tuple[str, str]]]:
-    """All that is ever asked and answered of a photograph, by kind."""
-    found: dict[str, set[tuple[str, str]]] = {}
-    for seed in range(40):
-        for asked in questions.detail(Captioned(captions), random.Random(seed)):
-            found.setdefault(asked.kind, set()).add((asked.question, asked.answer))
-            assert asked.answer in asked.others or not asked.others
-    return found
-
-
-def answers(found: dict[str, set[tuple[str, str]]], kind: str) -> set[str]:
-    return {answer for _, answer in found[kind]}
 
 
 def orders(*scenes: Captioned) -> list[Asked]:
@@ -120,47 +107,6 @@ def test_questions_of_presence_say_what_was_drawn() -> None:
     assert all("a dog" in asked.question and asked.answer == "Yes." for asked in dog)
     assert all(" running?" in asked.question and asked.answer == "No." for asked in running)
     assert len({asked.question for asked in dog}) > 3
-
-
-def test_details_of_a_photograph() -> None:
-    found = details(
-        "Two boys in red shirts are playing soccer on the grass while it rains.",
-        "Two boys playing soccer.",
-        "Two young boys run across a field.",
-    )
-    assert found["doing"] == {("What are the boys doing?", "Playing soccer on the grass."),
-                              ("What are the boys doing?", "Playing soccer.")}  # fmt: skip
-    assert answers(found, "who") == {"Two boys.", "Two young boys."}
-    assert answers(found, "where") == {"On the grass.", "Across a field."}
-    assert found["how many"] == {("How many boys are there?", "Two.")}
-    assert found["colour"] == {("What colour are the shirts?", "Red.")}
-
-
-def test_details_of_one_dog() -> None:
-    found = details("A gray dog is wearing a hat.", "A grey dog sits.", "A dog.")
-    assert found["colour"] == {("What colour is the dog?", "Grey.")}
-    assert found["how many"] == {("How many dogs are there?", "One.")}
-    assert "doing" not in found
-    assert "where" not in found
-
-
-def test_captions_that_say_nothing_are_asked_nothing() -> None:
-    assert not details("Something interesting.", "Colourful things.", "")
-
-
-def test_captions_that_disagree_are_not_asked_about() -> None:
-    found = details("Two dogs and a red ball.", "Three dogs and a blue ball.")
-    assert "how many" not in found
-    assert "colour" not in found
-
-
-def test_two_dogs_named_one_by_one_are_not_one() -> None:
-    found = details("A brown dog plays with a white dog.", "A brown dog chases a black dog.")
-    assert answers(found | {"how many": found.get("how many", set())}, "how many") <= {"Two."}
-
-
-def test_a_dog_of_two_colours_is_not_of_one() -> None:
-    assert "colour" not in details("A black and white dog runs.", "The black and white dog.")
 
 
 def test_order_is_that_of_the_scenes() -> None:
