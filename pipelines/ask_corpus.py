@@ -16,11 +16,13 @@ from typing import Any
 
 import yaml
 
-from vzvideo import config, corpus, manifest
+from vzvideo import config
 from vzvideo.config import Settings
+from vzvideo.corpus import job as corpus
+from vzvideo.corpus import manifest
+from vzvideo.corpus.manifest import Task
+from vzvideo.corpus.rows import hint
 from vzvideo.errors import SettingsError, VzVideoError
-from vzvideo.manifest import Task
-from vzvideo.rows import hint
 from vzvideo.video.guarded import Guard
 
 NAMES = (

@@ -31,8 +31,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 import vzvideo
-from pipelines.packing import Packed, packer_for
-from pipelines.training import DECISIVE, Schedule, Trainee, claim, export, fit
+from pipelines.mini.packing import Packed, packer_for
+from pipelines.mini.trainer import DECISIVE, Schedule, Trainee, claim, export, fit
 from vzvideo.errors import SettingsError, VzVideoError
 from vzvideo.evaluation import questions as files
 from vzvideo.evaluation.questions import Question

@@ -27,7 +27,7 @@ import vzvideo
 from tests.video import clips
 from tests.waiting import until
 from vzvideo.models.preprocess import Preprocess
-from vzvideo.qa import VideoQA
+from vzvideo.qa.video_qa import VideoQA
 
 TEXT = [
     "USER: <video>\nWhat is the man doing? ASSISTANT: A man rides a bike on a dirt track.",

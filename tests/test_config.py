@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from vzvideo import cli_options, config
+from vzvideo import config
+from vzvideo.cli import options as cli_options
 from vzvideo.config import Settings
 from vzvideo.errors import SettingsError
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vzvideo import visionzip as visionzip
-    from vzvideo.asking import Chat as Chat
     from vzvideo.config import Settings as Settings
     from vzvideo.errors import VzVideoError as VzVideoError
-    from vzvideo.qa import VideoQA as VideoQA
-    from vzvideo.qa import load as load
-    from vzvideo.stream import Stream as Stream
+    from vzvideo.live.stream import Stream as Stream
+    from vzvideo.qa.asking import Chat as Chat
+    from vzvideo.qa.video_qa import VideoQA as VideoQA
+    from vzvideo.qa.video_qa import load as load
     from vzvideo.types import Answer as Answer
     from vzvideo.types import Failure as Failure
     from vzvideo.types import FrameBatch as FrameBatch

@@ -130,14 +130,14 @@ class VisualTokens:
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file, whole or not at all."""
-        from vzvideo import store
+        from vzvideo.qa import store
 
         store.save(self, Path(path))
 
     @staticmethod
     def load(path: str | Path) -> VisualTokens:
         """Reads what `save` wrote; raises TokenFileError where it is damaged."""
-        from vzvideo import store
+        from vzvideo.qa import store
 
         return store.load(Path(path))
 

@@ -15,7 +15,7 @@ import vzvideo
 from vzvideo.errors import SettingsError
 from vzvideo.evaluation import run as evaluation
 from vzvideo.evaluation.questions import Question
-from vzvideo.qa import VideoQA
+from vzvideo.qa.video_qa import VideoQA
 
 OPTIONS = ("A man rides a bike.", "Two dogs run.", "A cat.")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.packing import Packer, packer_for
+from pipelines.mini.packing import Packer, packer_for
 from tests.conftest import small_model, small_tokenizer
-from vzvideo.models.video_llava import VideoLlava
+from vzvideo.models.language import VideoLlava
 
 
 @pytest.fixture

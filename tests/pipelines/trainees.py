@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipelines.packing import Packed
-from pipelines.training import Trainee
+from pipelines.mini.packing import Packed
+from pipelines.mini.trainer import Trainee
 from tests.conftest import small_model
 from tests.pipelines.made import random_features
 from tests.tolerances import LOGITS_F32

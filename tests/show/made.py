@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from vzvideo.evidence import Evidence, evidence
+from vzvideo.qa.evidence import Evidence, evidence
 from vzvideo.show.look import BUDGETS, Cut, Look
 from vzvideo.types import Answer
 from vzvideo.visionzip import compress, split_tokens

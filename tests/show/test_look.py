@@ -20,7 +20,7 @@ from tests.video import clips
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.models.encoder import Scored
 from vzvideo.models.preprocess import Preprocess
-from vzvideo.qa import VideoQA
+from vzvideo.qa.video_qa import VideoQA
 from vzvideo.show.look import Look, look, square
 from vzvideo.video.frames import frames_of
 from vzvideo.visionzip import compress, split_tokens

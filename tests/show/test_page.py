@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.show import made
-from vzvideo.evidence import Evidence, clock
+from vzvideo.qa.evidence import Evidence, clock
 from vzvideo.show.look import Look
 from vzvideo.show.page import page
 

@@ -35,7 +35,7 @@ def child() -> psutil.Process:
     (only,) = [
         process
         for process in psutil.Process().children()
-        if "vzvideo.video.decord_reader" in process.cmdline()
+        if "vzvideo.video.decord" in process.cmdline()
     ]
     return only
 
@@ -81,7 +81,7 @@ def test_a_file_that_changes_is_noticed(video: Video, path: Path) -> None:
 def test_a_child_needs_neither_torch_nor_typer_nor_pyav() -> None:
     code = """if 1:
         import runpy, sys
-        runpy.run_module("vzvideo.video.decord_reader", run_name="__main__", alter_sys=True)
+        runpy.run_module("vzvideo.video.decord", run_name="__main__", alter_sys=True)
         heavy = {"torch", "typer", "av", "transformers"} & set(sys.modules)
         sys.exit(f"loaded: {heavy}" if heavy or "decord" not in sys.modules else 0)
     """
@@ -92,6 +92,6 @@ def test_a_child_needs_neither_torch_nor_typer_nor_pyav() -> None:
 def test_without_decord_the_message_says_how_to_get_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vzvideo.video.decord_reader.find_spec", lambda name: None)
+    monkeypatch.setattr("vzvideo.video.decord.find_spec", lambda name: None)
     with pytest.raises(VideoError, match=r"pip install 'vzvideo\[decord\]'"):
         open_video(path, decoder="decord")

@@ -153,7 +153,7 @@ def test_the_duration_of_a_large_file_is_read_from_its_end(
     kind, path = make(name)
     with open_video(path) as video:
         exact_s = video.info.duration_s
-    monkeypatch.setattr("vzvideo.video.timing._QUICK_BYTES", 0)
+    monkeypatch.setattr("vzvideo.video.pyav.timing._QUICK_BYTES", 0)
     with open_video(path) as video:
         assert video.info.duration_s == pytest.approx(exact_s, abs=1 / kind.fps)
 

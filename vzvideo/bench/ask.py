@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from vzvideo import qa as api
 from vzvideo.bench.clips import Clip, make
 from vzvideo.bench.measure import Columns, Numbers, clocked, ratio, rotated, settled, spread, why
 from vzvideo.bench.models import Setup
 from vzvideo.errors import VzVideoError
 from vzvideo.models import weights
 from vzvideo.models.encoder import join
-from vzvideo.overlap import Clock, Span
+from vzvideo.qa import video_qa as api
+from vzvideo.qa.prefetch import Clock, Span
 from vzvideo.video.frames import frames_of
 
 FRAMES = (8, 32)

@@ -18,7 +18,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from vzvideo.video.reader import scaled
+from vzvideo.video.base import scaled
 
 SEED = 0
 CELLS = (9, 16)  # rows and columns of a picture; its number lies in the top row, a bit a column

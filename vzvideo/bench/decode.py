@@ -24,7 +24,7 @@ from vzvideo.bench.clips import LONG_GOP, SHORT_GOP, Clip, make, numbers
 from vzvideo.bench.measure import Numbers, highest_resident, in_child, ratio, rotated, spread, why
 from vzvideo.errors import SettingsError
 from vzvideo.video import open_video, sampling
-from vzvideo.video.hwaccel import acceleration
+from vzvideo.video.pyav.hwaccel import acceleration
 
 if TYPE_CHECKING:  # each reading is a process, which would take seconds to load it
     from vzvideo.bench.models import Setup
@@ -106,7 +106,7 @@ def read_once(name: str, path: Path, clip: Clip, how: str) -> Numbers:
     indices = wanted(clip, how)
     read = readers()[name]
     # What is imported is not timed.
-    import_module(_IMPORTS.get(name.partition(",")[0], "vzvideo.video.pyav_reader"))
+    import_module(_IMPORTS.get(name.partition(",")[0], "vzvideo.video.pyav.reader"))
     before = highest_resident(reset=True)
     begun_s, begun_cpu_s = time.perf_counter(), _cpu_s()
     pixels, at_s = read(path, clip, indices)

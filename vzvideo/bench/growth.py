@@ -38,7 +38,7 @@ from vzvideo.bench.measure import (
 )
 from vzvideo.bench.models import SEED, Setup, wordless
 from vzvideo.config import Settings
-from vzvideo.manifest import Task
+from vzvideo.corpus.manifest import Task
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.models.quiet import quiet
 
@@ -134,7 +134,7 @@ def _corpus(clip: Path, count: int) -> Numbers:
     """A job of `count` videos on a Ray of its own, which is started for it."""
     from psutil import Error, Process
 
-    from vzvideo import corpus
+    from vzvideo.corpus import job as corpus
 
     over, resident = threading.Event(), [0]
     done_s: list[float] = []

@@ -24,8 +24,8 @@ from transformers import (
 
 from vzvideo.models import loader
 from vzvideo.models.encoder import Encoder
+from vzvideo.models.language import VideoLlava
 from vzvideo.models.preprocess import Preprocess
-from vzvideo.models.video_llava import VideoLlava
 from vzvideo.types import FrameBatch
 
 SEED = 0

@@ -29,7 +29,7 @@ from vzvideo.bench.measure import (
 from vzvideo.bench.models import Setup, load, noise
 from vzvideo.errors import BudgetError
 from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings, join
-from vzvideo.models.video_llava import VideoLlava
+from vzvideo.models.language import VideoLlava
 from vzvideo.types import FrameBatch, Role, VisualTokens
 
 QUESTION = "What is happening?"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from vzvideo import rows
+from vzvideo.corpus import rows
+from vzvideo.corpus.rows import Row, Texts
 from vzvideo.errors import SettingsError
-from vzvideo.rows import Row, Texts
 
 Metric = Literal["exact", "choice", "caption"]
 _ENDINGS = (".mp4", ".mkv", ".webm", ".avi")

@@ -27,7 +27,7 @@ from vzvideo.evaluation.questions import Question
 from vzvideo.evaluation.table import SHOWN, Score, table
 from vzvideo.models import catalog, weights
 from vzvideo.models.prefix import Prefix
-from vzvideo.qa import VideoQA
+from vzvideo.qa.video_qa import VideoQA
 from vzvideo.types import VisualTokens
 
 Choose = Literal["likelihood", "pmi", "letter"]

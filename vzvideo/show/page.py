@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vzvideo.evidence import Evidence, fine
+from vzvideo.qa.evidence import Evidence, fine
 from vzvideo.show import charts, redundancy
 from vzvideo.show.look import Look
 from vzvideo.types import Answer
-from vzvideo.video.reader import short_name
+from vzvideo.video.base import short_name
 
 _PICTURES_BYTES = 3_300_000  # base64 adds a third; with the numbers it stays under 5 MB
 _QUALITIES = ((448, 82), (336, 78), (256, 72), (192, 62), (128, 50), (96, 40))  # edge, JPEG's

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from vzvideo.evidence import Evidence
+from vzvideo.qa.evidence import Evidence
 from vzvideo.show.look import Cut, Look
 
 _EDGE, _GAP, _COLUMNS = 224, 10, 8

@@ -1,5 +1,5 @@
 """Video in, frames out: numpy and av. torch is not imported here."""
 
-from vzvideo.video.reader import Video, VideoInfo, open_video
+from vzvideo.video.base import Video, VideoInfo, open_video
 
 __all__ = ["Video", "VideoInfo", "open_video"]

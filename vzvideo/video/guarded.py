@@ -15,9 +15,9 @@ from typing import Any
 from vzvideo.config import Settings
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
 from vzvideo.types import FrameBatch
+from vzvideo.video.base import VideoInfo, open_video
 from vzvideo.video.child import Child, Died, serve
 from vzvideo.video.frames import frames_of
-from vzvideo.video.reader import VideoInfo, open_video
 
 LEAST_GIB = 1.0  # the interpreter, numpy and FFmpeg alone reserve some hundred megabytes
 

@@ -1,0 +1,134 @@
+"""Videos become tokens once, on a small random model and real files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vzvideo
+from vzvideo.errors import SettingsError, VideoError
+from vzvideo.qa.video_qa import VideoQA
+
+
+def test_second_ask_decodes_and_encodes_nothing(
+    qa: VideoQA, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = qa.ask(clip, "What happens?", frames=4)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the cache should have answered")
+
+    monkeypatch.setattr(qa.encoder, "encode", never)
+    second = qa.ask(clip, "What happens?", frames=4)
+    assert second.cached
+    assert (second.seconds["decode"], second.seconds["encode"]) == (0, 0)
+    assert (second.text, second.frame_times_s) == (first.text, first.frame_times_s)
+    with pytest.raises(AssertionError, match="cache"):
+        qa.ask(clip, "What happens?", frames=5)
+    with pytest.raises(AssertionError, match="cache"):
+        qa.ask(clip, "What happens?", frames=4, merge="mean")
+
+
+def test_an_edited_file_is_encoded_again(qa: VideoQA, clip: Path, tmp_path: Path) -> None:
+    movie = tmp_path / "movie.mp4"
+    movie.write_bytes(clip.read_bytes())
+    qa.ask(movie, "What happens?")
+    assert qa.ask(movie, "What happens?").cached
+    with movie.open("ab") as file:
+        file.write(b"\0" * 8)
+    assert not qa.ask(movie, "What happens?").cached
+
+
+def test_no_cache_keeps_nothing(
+    checkpoint: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VZVIDEO_CACHE", str(tmp_path / "cache"))
+    qa = vzvideo.load(str(checkpoint), cache=False)
+    qa.encode(clip)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "fps", "keyframes", "scenes"])
+def test_every_sampling_stays_inside_the_clip(qa: VideoQA, clip: Path, sampling: str) -> None:
+    tokens = qa.encode(clip, sampling=sampling, fps=5.0, start_s=0.4, end_s=1.2)
+    assert (tokens.pts_s >= 0.4 - 0.041).all()
+    assert (tokens.pts_s < 1.2).all()
+    if sampling == "fps":
+        np.testing.assert_allclose(tokens.pts_s, [0.4, 0.6, 0.8, 1.0], atol=0.041)
+
+
+def test_batches_change_nothing(checkpoint: Path, clip: Path) -> None:
+    qa = vzvideo.load(str(checkpoint), cache=False, tokens_per_frame=5)
+    one = qa.encode(clip, frames=7, batch=1)
+    three = qa.encode(clip, frames=7, batch=3)
+    assert three is not one
+    assert one.features.shape == three.features.shape
+    np.testing.assert_allclose(one.features.numpy(), three.features.numpy(), atol=1e-5)
+    for name in ("frame", "role", "patch", "pts_s"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(three, name))
+
+
+def test_token_file_takes_a_videos_place(qa: VideoQA, clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "movie.vz.safetensors"
+    qa.encode(clip, frames=4).save(path)
+    assert qa.ask(path, "What happens?").text == qa.ask(clip, "What happens?", frames=4).text
+    assert qa.chat(path).ask("What happens?").tokens == 20
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(99.0, None), (1.0, 0.5), (-1.0, None)])
+def test_a_clip_outside_the_video_is_refused(
+    qa: VideoQA, clip: Path, start_s: float, end_s: float | None
+) -> None:
+    with pytest.raises(VideoError, match="choose a start"):
+        qa.encode(clip, start_s=start_s, end_s=end_s)
+
+
+def test_what_was_asked_and_lost_is_known_from_the_cache_too(
+    qa: VideoQA, clip: Path, tmp_path: Path
+) -> None:
+    first = qa.encode_timed(clip, frames=60)
+    again = qa.encode_timed(clip, frames=60)
+    assert (first.cached, again.cached) == (False, True)
+    assert first.asked == again.asked == 60
+    assert first.tokens.frames == 40
+    first.tokens.save(tmp_path / "kept.safetensors")
+    assert qa.encode_timed(tmp_path / "kept.safetensors").asked == 60
+
+
+def test_what_is_encoded_already_is_not_encoded_again(
+    qa: VideoQA, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = qa.encode_timed(clip, frames=4)
+    monkeypatch.setattr(qa.encoder, "encode", lambda *_: pytest.fail("encoded again"))
+    questions = ["Who is there?", "What do they wear?"]
+    answers = qa.ask_many(encoded, questions)
+    assert [answer.question for answer in answers] == questions
+    alone = qa.ask(encoded, questions[0])
+    assert alone.text == answers[0].text
+    # With what it took, and whether it came from the cache.
+    assert (alone.cached, encoded.cached) == (False, False)
+    assert alone.seconds["decode"] == pytest.approx(encoded.seconds["decode"], abs=1e-4)
+    assert qa.encode_timed(encoded) is encoded
+    assert qa.encode(encoded) is encoded.tokens
+    assert qa.chat(encoded).ask("Who?").tokens == 20
+    with pytest.raises(SettingsError, match="encoded already"):
+        qa.ask(encoded, "Who?", frames=3)
+
+
+def test_spans_say_when_each_stage_worked(qa: VideoQA, clip: Path) -> None:
+    encoded = qa.encode_timed(clip, frames=4)
+    assert {span.stage for span in encoded.spans} == {"decode", "encode"}
+    assert all(span.begun_s <= span.ended_s for span in encoded.spans)
+    for stage, seconds in encoded.seconds.items():
+        each = [span.ended_s - span.begun_s for span in encoded.spans if span.stage == stage]
+        assert sum(each) == pytest.approx(seconds)
+    assert qa.encode_timed(clip, frames=4).spans == []
+
+
+@pytest.mark.parametrize("source", [np.zeros((2, 4, 4, 3), np.uint8), ["a.mp4"], None, 3])
+def test_what_is_no_source_is_named(qa: VideoQA, source: Any) -> None:
+    with pytest.raises(SettingsError, match=f"source: {type(source).__name__} given"):
+        qa.encode(source)

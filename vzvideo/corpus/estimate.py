@@ -1,0 +1,134 @@
+"""What a corpus job would take, told before anything is decoded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vzvideo.config import Settings
+from vzvideo.corpus.manifest import Task
+from vzvideo.errors import VzVideoError
+from vzvideo.video import sampling
+from vzvideo.video.guarded import Guard, GuardedDecoder
+from vzvideo.words import counted, span
+
+if TYPE_CHECKING:
+    from vzvideo.qa.video_qa import VideoQA
+
+_AT_ONCE = 8  # headers are waited for more than worked on
+_SUSTAINED = 100e12  # operations a second that a data-centre GPU keeps up, for the hours named
+
+
+@dataclass
+class Estimate:
+    """What would be read, made and computed; of videos that cannot be read, nothing.
+
+    hours: the lengths of all parts together. frames: looked at.
+    tokens, tokens_before: of the frames, after VisionZip and without it.
+    prompt: tokens of the questions' texts. answers: tokens at most.
+    operations: floating-point ones of tower and language model.
+    unreadable: videos, or parts, by reason.
+    """
+
+    videos: int = 0
+    questions: int = 0
+    hours: float = 0.0
+    frames: int = 0
+    tokens_before: int = 0
+    tokens: int = 0
+    prompt: int = 0
+    answers: int = 0
+    operations: float = 0.0
+    unreadable: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{counted(self.videos, 'video')}, {span(3600 * self.hours)} together",
+            f"{counted(self.frames, 'frame')}, {self.tokens_before} tokens -> {self.tokens}",
+        ]
+        if self.questions:
+            lines.append(
+                f"{counted(self.questions, 'question')}: {self.tokens + self.prompt} tokens for "
+                f"the language model to read, at most {self.answers} to write"
+            )
+        lines.append(
+            f"about {self.operations / 1e15:.3g} PFLOP, {span(self.operations / _SUSTAINED)} of a "
+            f"GPU that does {_SUSTAINED / 1e12:.0f} TFLOP/s; decoding apart"
+        )
+        if self.unreadable:
+            why = ", ".join(f"{code} {count}" for code, count in self.unreadable.most_common())
+            lines.append(f"{counted(self.unreadable.total(), 'video')} cannot be read ({why})")
+        return "\n".join(lines)
+
+
+def estimate(
+    tasks: Sequence[Task], settings: Settings, guard: Guard, *, say: Callable[[str], None]
+) -> Estimate:
+    """Opens every video for its header, and adds up what asking it would take."""
+    from vzvideo.corpus import planning
+    from vzvideo.qa import video_qa as qa
+
+    planner = qa.load(settings=settings.replace(cache=False), say=say, part="outline")
+    tasks = planning.parts(tasks, settings)
+    found = Estimate(videos=len({task.video for task in tasks}))
+    decoders: list[GuardedDecoder] = [GuardedDecoder(guard) for _ in range(_AT_ONCE)]
+
+    def durations(part: int) -> list[float | str]:
+        made: list[float | str] = []
+        for task in tasks[part::_AT_ONCE]:
+            try:
+                made.append(decoders[part].describe(task.video, settings).duration_s)
+            except VzVideoError as error:
+                made.append(error.code)
+        return made
+
+    try:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            parts = list(pool.map(durations, range(_AT_ONCE)))
+    finally:
+        for decoder in decoders:
+            decoder.close()
+    for number, task in enumerate(tasks):
+        duration_s = parts[number % _AT_ONCE][number // _AT_ONCE]
+        found.questions += len(task.asked)
+        if isinstance(duration_s, str):
+            found.unreadable[duration_s] += 1
+            continue
+        try:
+            _add(found, planner, task, duration_s)
+        except VzVideoError as error:
+            found.unreadable[error.code] += 1
+    return found
+
+
+def _add(found: Estimate, planner: VideoQA, task: Task, duration_s: float) -> None:
+    recipe = planner.recipe(start_s=task.start_s, end_s=task.end_s)
+    start_s, end_s = sampling.clip(duration_s, task.start_s, task.end_s)
+    frames = recipe.frames
+    if recipe.settings.sampling == "fps":
+        frames = min(frames, len(sampling.fps(start_s, end_s, recipe.settings.fps)))
+    each = recipe.compression.tokens_per_frame(planner.encoder.tokens)
+    tower, language = _weights(planner.encoder.tower), _weights(_text_model(planner))
+    texts = [planner.language.prompts.length(question.strip() or "?") for _, question in task.asked]
+    answers = len(texts) * recipe.settings.max_new_tokens
+    found.hours += (end_s - start_s) / 3600
+    found.frames += frames
+    found.tokens_before += frames * planner.encoder.tokens
+    found.tokens += frames * each
+    found.prompt += sum(texts)
+    found.answers += answers
+    # Two operations a weight and token; attention adds little at these lengths.
+    found.operations += 2 * tower * frames * planner.encoder.tokens
+    asked = (sum(texts) + answers) * recipe.settings.num_beams  # each beam reads and says its own
+    found.operations += 2 * language * (frames * each + asked) * bool(texts)
+
+
+def _text_model(planner: VideoQA) -> Any:
+    return planner.language.model.model.language_model
+
+
+def _weights(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,382 @@
+"""Many questions of many videos, on one machine or a cluster.
+
+Three pools of actors, made of what `VideoQA` is made of: one decodes, one encodes, one answers.
+Ray Data moves the videos through them and holds back where one is slower. The driver alone writes:
+what it has written stands, and a job that died goes on from there.
+
+Every row of the input ends as a row of the output, with an answer or with an error.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, get_args
+
+import vzvideo
+from vzvideo.config import Settings
+from vzvideo.corpus.cluster import Pool, Trouble, connected, moved
+from vzvideo.corpus.manifest import Task
+from vzvideo.corpus.planning import Say, columns, indexed, parts, plan, planner_of, rooted
+from vzvideo.corpus.results import Format, Results
+from vzvideo.corpus.rows import printable
+from vzvideo.corpus.stages import Answer, Answered, Decode, Encode, Failed, Keep, Kept, Stage, Work
+from vzvideo.errors import SettingsError
+from vzvideo.models import weights
+from vzvideo.video.guarded import Guard
+from vzvideo.words import counted
+
+if TYPE_CHECKING:
+    from vzvideo.qa.video_qa import VideoQA
+
+_MESSAGES = 5  # kept of what went wrong
+_PASSES = 3  # how often what an actor or a node took with it is tried again
+_AFTER_S, _AT_MOST_S = 2.0, 60.0  # what was answered is written after a fiftieth of the time so far
+_LATELY, _LATELY_S = 10, 60.0  # videos and seconds that the rate goes back, whichever is more
+_SHORTEST_S = 5.0  # that a rate is taken over
+_NOT_SETTINGS = ("vzvideo", "dtype", "start_s", "end_s")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is.
+
+    rate: videos a second lately; left_s: what the rest takes at that rate. Both None until there is
+    something to go by.
+    """
+
+    rows: int
+    failed: int
+    total: int
+    rate: float | None
+    left_s: float | None
+
+
+@dataclass
+class Summary:
+    """What a job did, or has done so far.
+
+    rows: wanted in all. done: there, in the output; kept: of these, from a former run.
+    failed: those with an error, by "stage:code". messages: why, of the first few in words.
+    """
+
+    rows: int = 0
+    done: int = 0
+    kept: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    messages: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def count(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Rows that are there now."""
+        for row in rows:
+            self.done += 1
+            if row["error"] is not None:
+                self.failed[row["error"]] += 1
+                known = row["message"] in self.messages  # of a video with several questions
+                if not known and len(self.messages) < _MESSAGES:
+                    self.messages.append(row["message"])
+
+
+# -- the jobs
+
+
+def ask(
+    tasks: Sequence[Task],
+    out: str,
+    settings: Settings,
+    *,
+    tokens: str | None = None,
+    format: Format = "parquet",
+    guard: Guard | None = None,
+    retry_failed: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    say: Say = lambda _: None,
+) -> Summary:
+    """Asks every task its questions and writes a row for each into `out`, going on where a former
+    run of the same stopped.
+
+    Args:
+        out: folder, by path or URI.
+        tokens: the folder that `index` wrote, whose tokens are asked instead of the videos.
+        guard: what decoding one video may cost.
+        retry_failed: ask again what failed before, too.
+
+    Raises VzVideoError for what keeps the job as a whole from being done.
+    """
+    if format not in get_args(Format):
+        raise SettingsError(f"format {format!r}: {' or '.join(get_args(Format))}")
+    planner = planner_of(settings, say)
+    out = rooted(out)
+    job = _Job(planner, out, format, "id", "video", "start_s", "end_s", "question", "answer")
+    works, hopeless = [], []
+    stored = indexed(rooted(tokens), planner) if tokens is not None else None
+    if stored and any(each.file and each.about != job.encoding for each in stored.values()):
+        say(f"{tokens}: made with settings of its own, which count for what is looked at")
+    for task in parts(tasks, settings):
+        work, failed = plan(planner, task, stored)
+        works += work
+        hopeless += failed
+    if stored is None:
+        stages = _encoding(planner, guard or Guard())
+        stages.append(_pool(Answer, planner, planner.settings))
+    else:
+        stages = [_pool(Answer, planner, planner.settings)]
+
+    def rows(item: Answered | Failed) -> list[dict[str, Any]]:
+        made = []
+        for place, (name, question) in enumerate(item.work.task.asked):
+            row = job.row(name, item.work) | {"question": question}
+            if isinstance(item, Failed):
+                row |= {"error": f"{item.stage}:{item.code}", "message": item.message}
+            else:
+                row |= item.facts
+                match item.texts[place]:
+                    case str(text):
+                        row["answer"] = text
+                    case error, message:
+                        row |= {"error": error, "message": message}
+            made.append(row)
+        return made
+
+    return job.run(works, hopeless, stages, rows, retry_failed, progress, say)
+
+
+def index(
+    tasks: Sequence[Task],
+    out: str,
+    settings: Settings,
+    *,
+    guard: Guard | None = None,
+    retry_failed: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    say: Say = lambda _: None,
+) -> Summary:
+    """Compresses every task's video and keeps the tokens in `out`, with a row for each video.
+
+    See `ask` for what the arguments mean; `ask(..., tokens=out)` then asks them as often as wanted.
+    """
+    planner = planner_of(settings, say)
+    out = rooted(out)
+    job = _Job(planner, out, "parquet", "id", "video", "start_s", "end_s", "file")
+    works, hopeless = [], []
+    for task in parts(tasks, settings):
+        start, end = task.start_s, task.end_s
+        part = "" if start is None and end is None else f"#{start or 0.0}-{end or ''}"
+        work, failed = plan(
+            planner, replace(task, asked=((printable(task.video) + part, ""),)), None
+        )
+        works += work
+        hopeless += failed
+    stages = [*_encoding(planner, guard or Guard()), Pool(Keep, (out,), cpus=0.05)]
+
+    def rows(item: Kept | Failed) -> list[dict[str, Any]]:
+        ((name, _),) = item.work.task.asked
+        row = job.row(name, item.work) | {"video": printable(item.work.path)}
+        if isinstance(item, Failed):
+            return [row | {"error": f"{item.stage}:{item.code}", "message": item.message}]
+        return [row | item.facts | {"file": item.file}]
+
+    return job.run(works, hopeless, stages, rows, retry_failed, progress, say)
+
+
+class _Job:
+    """The output, and what it takes to fill it."""
+
+    def __init__(self, planner: VideoQA, out: str, format: Format, *names: str) -> None:
+        self._planner = planner
+        self._columns = columns(*names)
+        self._results = Results(out, self._columns, format)
+        # What an answer depends on beside video and question: another library version is none.
+        settings, folder = planner.settings, weights.locate(planner.card)
+        about = {n: v for n, v in planner.recipe().about.items() if n not in _NOT_SETTINGS}
+        # Frames may be fewer where a question is long; that follows from the rest.
+        self.encoding = about | {"frames": settings.frames, "batch": settings.batch}
+        self._answering: dict[str, Any] = {}
+        if "answer" in names:
+            loaded = {name: getattr(settings, name) for name in ("quantize", "dtype")}
+            self._answering = settings.answering | loaded
+            self._answering["weights"] = weights.fingerprint(folder, "") if folder else None
+
+    def row(self, name: str, work: Work) -> dict[str, Any]:
+        """A row without its outcome."""
+        place = dict(zip(("video", "start_s", "end_s"), work.task.place, strict=True))
+        place["video"] = printable(work.task.video)
+        encoding = work.about if work.stored else self.encoding
+        made = dict.fromkeys(self._columns) | place
+        return made | {
+            "id": name,
+            "model": self._planner.name,
+            "settings": json.dumps(encoding | self._answering, sort_keys=True),
+            "version": work.version,
+            "vzvideo": vzvideo.__version__,
+        }
+
+    def run(
+        self,
+        works: list[Work],
+        hopeless: list[Failed],
+        stages: list[Pool],
+        rows: Callable[[Any], list[dict[str, Any]]],
+        retry_failed: bool,
+        progress: Callable[[Progress], None] | None,
+        say: Say,
+    ) -> Summary:
+        """Fills the output; rows: what a finished item becomes."""
+        summary = Summary(sum(len(work.task.asked) for work in works))
+        summary.rows += sum(len(item.work.task.asked) for item in hopeless)
+        begun = written = time.monotonic()
+        with self._results as results:
+            results.settle(say)  # a job that was killed may have left two of a row
+            standing, stale = self._standing(works, hopeless, retry_failed, say)
+            summary.count(standing.values())
+            summary.kept = len(standing)
+
+            def take(item: Any) -> None:
+                made = [row for row in rows(item) if row["id"] not in standing]
+                results.add(made)
+                summary.count(made)
+
+            for item in hopeless:
+                take(item)
+            left = (_without(work, standing) for work in works)
+            waiting = {work.task.place: work for work in left if work.task.asked}
+            meter = _Meter(progress)
+            with connected(say) if waiting else nullcontext():
+                for number in range(_PASSES if waiting else 0):
+                    before, trouble = len(waiting), None
+                    # What comes again may kill: alone in its actor it takes no other with it.
+                    flow = moved(list(waiting.values()), stages, 1 if number else None)
+                    try:
+                        for item in flow:
+                            if not waiting.pop(item.work.task.place, None):
+                                continue  # it came twice
+                            take(item)
+                            now = time.monotonic()
+                            if now - written > min(_AT_MOST_S, max(_AFTER_S, (now - begun) / 50)):
+                                results.flush()
+                                written = now
+                            meter.tell(summary, len(waiting))
+                    except Trouble as error:
+                        if not number and error.code != "passing" and before == len(waiting):
+                            raise  # no actor ever worked: not a matter of single videos
+                        trouble = error
+                        say(str(error))
+                    if not waiting:
+                        break
+                    if number < _PASSES - 1:
+                        say(f"lost on the way: {counted(len(waiting), 'video')}; trying again")
+                if waiting and trouble:
+                    raise trouble  # the cluster's, not the videos': the same command goes on
+            for work in waiting.values():
+                take(Failed(work, "job", "lost", "its actors died again and again"))
+            results.flush()
+            if stale:
+                results.settle(say)
+        summary.seconds = time.monotonic() - begun
+        return summary
+
+    def _standing(
+        self, works: list[Work], hopeless: list[Failed], retry_failed: bool, say: Say
+    ) -> tuple[dict[str, dict[str, Any]], int]:
+        """Rows that need not be made again, by id, and how many are to be.
+
+        Those stay where they are until others stand for them.
+        """
+        names = ["id", "video", "start_s", "end_s", "settings", "version", "error", "message"]
+        names += ["question"] if "question" in self._columns else []
+        before = self._results.standing(names, say)
+        wanted = {}
+        for work in [*works, *(item.work for item in hopeless)]:
+            for name, question in work.task.asked:
+                wanted[name] = self.row(name, work) | {"question": question}
+        why: Counter[str] = Counter()
+        standing = {}
+        for name in before.keys() & wanted.keys():
+            reason = _changed(before[name], wanted[name], retry_failed)
+            if reason:
+                why[reason] += 1
+            else:
+                standing[name] = before[name]
+        stale = why.total()
+        words = {"settings": "made with other settings", "version": "of a video changed since",
+                 "question": "of another question", "error": "that failed"}  # fmt: skip
+        for reason, count in why.items():
+            say(f"{counted(count, 'row')} {words.get(reason, 'of another video')}: made again")
+        others = len(before) - len(standing) - stale
+        if others:
+            say(f"of other questions, left where they are: {counted(others, 'row')}")
+        if standing:
+            failed = sum(row["error"] is not None for row in standing.values())
+            again = f", {failed} of them failed (--retry-failed tries again)" if failed else ""
+            say(f"there already: {counted(len(standing), 'row')}{again}")
+        return standing, stale
+
+
+def _changed(row: dict[str, Any], wanted: dict[str, Any], retry_failed: bool) -> str:
+    """The column for which a row has to be made again, or nothing."""
+    if row["error"] and retry_failed:
+        return "error"
+    for name in ("settings", "question", "start_s", "end_s"):
+        if name in row and row[name] != wanted[name]:
+            return name
+    if row["version"] != wanted["version"]:
+        # A video that cannot be looked at now may well be the one that was.
+        return "version" if wanted["version"] or row["error"] else ""
+    # The same file may have been named otherwise, from another folder.
+    same = row["video"] == wanted["video"] or bool(row["version"])
+    return "" if same else "video"
+
+
+class _Meter:
+    """Says how far a job is, and how fast it has been lately."""
+
+    def __init__(self, progress: Callable[[Progress], None] | None) -> None:
+        self._progress = progress
+        self._begun_s: float | None = None
+        self._done_s: deque[float] = deque()
+
+    def tell(self, summary: Summary, videos_left: int) -> None:
+        """One more video is done."""
+        if self._progress is None:
+            return
+        now = time.monotonic()
+        self._begun_s = now if self._begun_s is None else self._begun_s
+        # What was done while models were loaded comes out all at once, and says nothing.
+        if now - self._begun_s < _SHORTEST_S:
+            self._done_s.clear()
+        self._done_s.append(now)
+        while len(self._done_s) > _LATELY and now - self._done_s[0] > _LATELY_S:
+            self._done_s.popleft()
+        span_s = now - self._done_s[0]
+        rate = (len(self._done_s) - 1) / span_s if span_s > _SHORTEST_S else None
+        left_s = videos_left / rate if rate else None
+        self._progress(Progress(summary.done, summary.failed.total(), summary.rows, rate, left_s))
+
+
+def _without(work: Work, standing: dict[str, Any]) -> Work:
+    """What is left of a task."""
+    left = tuple(each for each in work.task.asked if each[0] not in standing)
+    return replace(work, task=replace(work.task, asked=left))
+
+
+# -- the pools
+
+
+def _encoding(planner: VideoQA, guard: Guard) -> list[Pool]:
+    compression = planner.recipe().compression
+    return [
+        Pool(Decode, (guard,), cpus=1.0),
+        _pool(Encode, planner, planner.settings, compression),
+    ]
+
+
+def _pool(stage: type[Stage], planner: VideoQA, *arguments: Any) -> Pool:
+    """A pool that holds half a model; where there are GPUs `flow` gives it its share."""
+    card = planner.card
+    share = card.encode_gpu if stage is Encode else card.answer_gpu
+    return Pool(stage, arguments, cpus=1.0, gpus=share, memory=2e6 * card.disk_mb)

@@ -1,0 +1,345 @@
+"""Visual tokens and words in, words out: Video-LLaVA over a compressed video.
+
+One class for every size: `VideoLlavaForConditionalGeneration` with the tokens handed over as ready
+video features. The key-value cache of the video prefix is kept, so that many questions, or a
+conversation, pay for the video once. Knows nothing of frames or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+    VideoLlavaForConditionalGeneration,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from vzvideo.errors import BudgetError, ModelError, VzVideoError
+from vzvideo.models.generation import Generation, Pieces, Say, spoken
+from vzvideo.models.prefix import Prefix, alike, copy_cache
+from vzvideo.models.prompts import Prompts
+from vzvideo.types import VisualTokens
+
+SHORTEST_ANSWER = 16  # tokens; with less room left, a question is refused instead of cut short
+# Tokens of video that a batch of questions may hold in copies; one question may hold more.
+_COPIED = 8192
+_ATTENDING = 32  # tokens of an answer whose attention weights are held at a time
+
+
+class VideoLlava:
+    """A language model that has learned to read visual tokens. Not for several threads at once."""
+
+    def __init__(
+        self, model: VideoLlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer: Any = tokenizer
+        config: Any = model.config
+        self.video_token = int(config.video_token_index)
+        self.prompts = Prompts(tokenizer, self.video_token)
+        self.width = int(config.vision_config.hidden_size)
+        self.window = int(config.text_config.max_position_embeddings)
+        ends = model.generation_config.eos_token_id
+        ends = tokenizer.eos_token_id if ends is None else ends
+        self.ends = set(ends if isinstance(ends, list) else [ends])
+        end = tokenizer.eos_token_id
+        self.end = int(end if end in self.ends else min(self.ends))
+        pad = tokenizer.pad_token_id
+        self.pad = int(min(self.ends) if pad is None else pad)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    # -- reading
+
+    @torch.inference_mode()
+    def read(
+        self, tokens: VisualTokens, known: tuple[VisualTokens, Prefix] | None = None
+    ) -> Prefix:
+        """The model reads a video, whatever will be asked of it: the prefill that is paid once.
+
+        known: other tokens and what was read of them; where both begin alike, that is not read
+            again. What is known stays as it was.
+        """
+        if tokens.features.shape[1] != self.width:
+            raise ModelError(
+                f"these tokens are {tokens.features.shape[1]} wide, the model wants {self.width}: "
+                "they were encoded for another model; encode the video again",
+                code="other_model",
+            )
+        before, _ = self.prompts.opening("?")
+        self._check(len(before) + len(tokens) + 1)
+        ids = torch.tensor([[*before, *[self.video_token] * len(tokens)]], device=self.device)
+        projector = self.model.model.multi_modal_projector
+        cache = DynamicCache(config=self.model.config.get_text_config())
+        same = alike(known[0].features, tokens.features[:-1]) if known else 0  # one is to be read
+        done = len(before) + same if same else 0
+        if known and same:
+            cache = copy_cache(known[1].cache, length=done)
+        features = tokens.features[same:].to(self.device, self.model.dtype)
+        video = BaseModelOutputWithPooling(pooler_output=projector(features).unsqueeze(0))
+        self.model(
+            input_ids=ids[:, done:],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            mm_encoder_outputs={"video": video},
+        )
+        return Prefix(ids, cache)
+
+    @torch.inference_mode()
+    def read_nothing(self) -> Prefix:
+        """A prefix without any video: what the model would say having seen none."""
+        before, _ = self.prompts.opening("?")
+        ids = torch.tensor([before], device=self.device)
+        cache = DynamicCache(config=self.model.config.get_text_config())
+        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return Prefix(ids, cache)
+
+    def ask_ids(self, prefix: Prefix, question: str) -> Tensor:
+        """All token ids (1, S) up to where the answer to the next question begins."""
+        prompts = self.prompts
+        tail = prompts.following(question) if prefix.asked else prompts.opening(question)[1]
+        return torch.cat([prefix.ids, self._row(tail)], dim=1)
+
+    @torch.inference_mode()
+    def logits(self, prefix: Prefix, question: str) -> Tensor:
+        """Scores (vocabulary,) of the answer's first token, float32. `prefix` stays as it was."""
+        ids = self.ask_ids(prefix, question)
+        done = prefix.cache.get_seq_length()
+        with prefix.in_use():
+            try:
+                scores = self.model(
+                    input_ids=ids[:, done:], past_key_values=prefix.cache, logits_to_keep=1
+                ).logits
+            finally:
+                prefix.crop(done)
+        return scores[0, -1].float()
+
+    @torch.inference_mode()
+    def attended(self, prefix: Prefix, question: str, answer: str) -> Tensor:
+        """How strongly `answer` attends to each visual token: (V,) float32, summing to 1.
+
+        Over its tokens, the heads, and the last third of the layers: those before hardly tell two
+        scenes apart (`pipelines.studies.evidence` measures it). Reads question and answer once
+        more, in plain attention, for the fused kind keeps no weights. `prefix` stays as it was.
+        """
+        said = self.tokenizer(answer, add_special_tokens=False).input_ids
+        with prefix.in_use():
+            known, cache = prefix.cache.get_seq_length(), copy_cache(prefix.cache)
+            ids = torch.cat([self.ask_ids(prefix, question)[:, known:], self._row(said)], dim=1)
+        video = prefix.ids[0] == self.video_token
+        asking = ids.shape[1] - len(said) - 1  # what stands last before a token predicts it
+        if asking:
+            self.model(input_ids=ids[:, :asking], past_key_values=cache, logits_to_keep=1)
+        heard = torch.zeros(int(video.sum()), device=self.device)
+        with self._plain_attention():
+            for part in ids[:, asking:].split(_ATTENDING, dim=1):
+                layers = self.model(
+                    input_ids=part, past_key_values=cache, logits_to_keep=1, output_attentions=True
+                ).attentions
+                for weights in layers[-(len(layers) // 3 or 1) :]:  # (1, heads, queries, keys)
+                    heard += weights[0, ..., : len(video)][..., video].float().sum((0, 1))
+        return heard / heard.sum().clamp(min=torch.finfo(heard.dtype).tiny)
+
+    @contextmanager
+    def _plain_attention(self) -> Iterator[None]:
+        model: Any = self.model.model.language_model
+        usual = model.config._attn_implementation
+        model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            model.set_attn_implementation(usual)
+
+    def _row(self, ids: list[int]) -> Tensor:
+        return torch.tensor([ids], dtype=torch.long, device=self.device)
+
+    # -- answering
+
+    def stream(
+        self,
+        prefix: Prefix,
+        question: str,
+        *,
+        remember: bool = False,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        num_beams: int = 1,
+    ) -> Iterator[str]:
+        """The answer, piece by piece as it is generated; the caller may stop early.
+
+        num_beams: beginnings of the answer followed at once (beam search), of which the one
+            likeliest a token wins. With more than one it comes in one piece, and the video is held
+            as many times more; not together with a temperature.
+        remember: afterwards `prefix` holds the question and what was said, ready for the next
+            question of a conversation. Without it `prefix` stays as it was.
+        """
+        how = Generation(max_new_tokens, temperature, num_beams)
+        with prefix.in_use():
+            yield from self._stream(prefix, question, remember, how)
+
+    def _stream(
+        self, prefix: Prefix, question: str, remember: bool, how: Generation
+    ) -> Iterator[str]:
+        ids = self.ask_ids(prefix, question)
+        self._check(ids.shape[1] + min(how.max_new_tokens, SHORTEST_ANSWER))
+        before = prefix.cache.get_seq_length()
+        said: list[Tensor] = []
+        one = how.num_beams == 1  # of several it is known only at the end which of them wins
+        heard = one  # what an interruption leaves of several, nobody has heard
+
+        def generate(say: Say, stop: StoppingCriteriaList) -> None:
+            cache = prefix.cache if one else self._beams(prefix.cache, ids, how.num_beams)
+            streamer = Pieces(self.tokenizer, say) if one else None
+            said.append(self._generate(ids, cache, how, streamer=streamer, stopping_criteria=stop))
+            if not one:
+                say(self._text(said[0][0, ids.shape[1] :]))
+
+        pieces = spoken(generate)
+        try:
+            for piece in pieces:
+                heard = True
+                if piece:
+                    yield piece
+        finally:
+            pieces.close()  # from here on nobody writes into the cache
+            if remember and said and heard:
+                ended = int(said[0][0, -1]) in self.ends
+                prefix.ids = said[0][:, : said[0].shape[1] - ended]
+                prefix.asked += 1
+                prefix.crop(prefix.length)
+            else:
+                prefix.crop(before)
+
+    def answer(self, prefix: Prefix, question: str, **options: Any) -> str:
+        """As `stream`, in one piece."""
+        with closing(self.stream(prefix, question, **options)) as pieces:  # type: ignore[type-var]
+            return "".join(pieces).strip()
+
+    @torch.inference_mode()
+    def answer_many(
+        self,
+        prefix: Prefix,
+        questions: list[str],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        num_beams: int = 1,
+    ) -> list[str]:
+        """Answers to many first questions in one batch over one prefix, which stays as it was."""
+        how = Generation(max_new_tokens, temperature, num_beams)
+        tails = [self.prompts.opening(question)[1] for question in questions]
+        # As many at a time as keep the copies of the video within _COPIED tokens.
+        rows = max(1, _COPIED // (prefix.length * num_beams))
+        answers = []
+        with prefix.in_use():
+            for first in range(0, len(tails), rows):
+                answers += self._answer_batch(prefix, tails[first : first + rows], how)
+        return answers
+
+    def answer_each(
+        self, prefix: Prefix, questions: list[str], **options: Any
+    ) -> list[str | VzVideoError]:
+        """As `answer_many`, but one that cannot be asked gets its error, and the others answers."""
+        try:
+            return [*self.answer_many(prefix, questions, **options)]
+        except VzVideoError as error:
+            if len(questions) == 1:
+                return [error]
+        return [self.answer_each(prefix, [question], **options)[0] for question in questions]
+
+    @torch.inference_mode()
+    def likelihoods(self, prefix: Prefix, question: str, answers: list[str]) -> list[float]:
+        """How likely each answer to a first question is: mean log-probability a token, nats.
+
+        The token that ends an answer counts as one of its own. `prefix` stays as it was.
+        """
+        tail = self.prompts.opening(question)[1]
+        said = [
+            [*self.tokenizer(text, add_special_tokens=False).input_ids, self.end]
+            for text in answers
+        ]
+        longest = len(tail) + max(map(len, said)) - 1
+        self._check(prefix.length + longest)
+        scores: list[float] = []
+        rows = max(1, _COPIED // (prefix.length + longest))
+        with prefix.in_use():
+            for first in range(0, len(said), rows):
+                some = said[first : first + rows]
+                ids = torch.full((len(some), longest), self.pad, device=self.device)
+                mask = torch.zeros(
+                    (len(some), prefix.length + longest), dtype=torch.long, device=self.device
+                )
+                for row, answer in enumerate(some):
+                    text = [*tail, *answer[:-1]]
+                    ids[row, : len(text)] = torch.tensor(text, device=self.device)
+                    mask[row, : prefix.length + len(text)] = 1
+                logits = self.model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    past_key_values=copy_cache(prefix.cache, len(some)),
+                    logits_to_keep=longest - len(tail) + 1,
+                ).logits.float()
+                for row, answer in enumerate(some):
+                    wanted = torch.tensor(answer, device=self.device)
+                    each = logits[row, : len(answer)].log_softmax(-1)
+                    scores.append(float(each.gather(1, wanted[:, None]).mean()))
+        return scores
+
+    def _answer_batch(self, prefix: Prefix, tails: list[list[int]], how: Generation) -> list[str]:
+        longest = max(map(len, tails))
+        self._check(prefix.length + longest + min(how.max_new_tokens, SHORTEST_ANSWER))
+        ids = torch.full((len(tails), longest), self.pad, device=self.device)
+        mask = torch.zeros_like(ids)
+        for row, tail in enumerate(tails):
+            ids[row, longest - len(tail) :] = torch.tensor(tail, device=self.device)
+            mask[row, longest - len(tail) :] = 1
+        shared = prefix.ids.expand(len(tails), -1)
+        cache = copy_cache(prefix.cache, len(tails) * how.num_beams)
+        mask = torch.cat([torch.ones_like(shared), mask], 1)
+        said = self._generate(torch.cat([shared, ids], 1), cache, how, attention_mask=mask)
+        return [self._text(answer).strip() for answer in said[:, prefix.length + longest :]]
+
+    @torch.inference_mode()
+    def _beams(self, cache: DynamicCache, ids: Tensor, num_beams: int) -> DynamicCache:
+        """`cache`, which now knows `ids` but for the last one, once for each beam."""
+        known = cache.get_seq_length()
+        if known < ids.shape[1] - 1:
+            self.model(input_ids=ids[:, known:-1], past_key_values=cache, logits_to_keep=1)
+        return copy_cache(cache, num_beams)
+
+    def _text(self, ids: Tensor) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    @torch.inference_mode()
+    def _generate(
+        self, ids: Tensor, cache: DynamicCache, how: Generation, **options: Any
+    ) -> Tensor:
+        """ids: (B, S). cache: of B x num_beams rows. -> (B, longest), the question's ids first."""
+        options.setdefault("attention_mask", torch.ones_like(ids))
+        said: Tensor = self.model.generate(
+            input_ids=ids,
+            past_key_values=cache,
+            eos_token_id=sorted(self.ends),
+            pad_token_id=self.pad,
+            **how.arguments(self.window - ids.shape[1]),
+            **options,
+        )
+        return said
+
+    def _check(self, needed: int) -> None:
+        if needed > self.window:
+            raise BudgetError(
+                f"{needed} tokens are needed, the model's window holds {self.window}: use fewer "
+                "frames, fewer tokens a frame, or begin a new conversation"
+            )

@@ -1,0 +1,134 @@
+"""Videos to visual tokens: decoded while the frames before are encoded, or taken from the cache.
+
+Knows no language model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from vzvideo.errors import SettingsError
+from vzvideo.models.encoder import Encoder, join
+from vzvideo.qa.prefetch import Ahead, Clock, Span
+from vzvideo.qa.store import TokenCache, is_token_file
+from vzvideo.types import VisualTokens
+from vzvideo.video.base import check_file, no_frames
+from vzvideo.video.frames import frames_of
+
+if TYPE_CHECKING:
+    from vzvideo.qa.recipe import Recipe
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+
+
+@dataclass
+class Encoded:
+    """Tokens, and what it took: seconds in decode and encode, whether they came from the cache.
+
+    spans: when decode and encode worked, which may be at the same time; none where neither did.
+    """
+
+    tokens: VisualTokens
+    seconds: dict[str, float]
+    cached: bool
+    asked: int
+    lost: int
+    spans: list[Span] = field(default_factory=list)
+
+
+Source = str | Path | VisualTokens | Encoded
+
+
+def _kept(tokens: VisualTokens) -> Encoded:
+    """Tokens that were there already, with what was noted of their making."""
+    asked, lost = (tokens.settings.get(name, 0) for name in ("asked", "lost"))
+    return Encoded(tokens, {"decode": 0.0, "encode": 0.0}, True, asked or tokens.frames, lost)
+
+
+def ready(source: Source) -> Encoded | None:
+    """What is encoded already, in memory or in a file; None where it is a video."""
+    if isinstance(source, Encoded):
+        return source
+    if isinstance(source, VisualTokens):
+        return _kept(source)
+    if not isinstance(source, str | os.PathLike):
+        raise SettingsError(
+            f"source: {type(source).__name__} given; a path, a URL or visual tokens are needed "
+            "(frames in memory are pushed to `VideoQA.stream`)"
+        )
+    if "://" not in str(source) and is_token_file(Path(source)):
+        return _kept(VisualTokens.load(source))
+    return None
+
+
+class Encoding:
+    """Encodes videos, and keeps what it made. Not for several threads at once."""
+
+    def __init__(self, encoder: Encoder, cache: TokenCache | None) -> None:
+        self._encoder, self._cache = encoder, cache
+        # The last file's tokens, so that asking it again finds what has been read of them too.
+        self._last: tuple[str, VisualTokens] | None = None
+
+    def encode(self, source: str, recipe: Recipe, progress: Progress | None = None) -> Encoded:
+        """A video's tokens; source: path or URL."""
+        about = recipe.about
+        key = None
+        if "://" not in source:
+            check_file(Path(source))
+            key = TokenCache.key(Path(source), about) if self._cache else None
+        if key and self._last and self._last[0] == key and self._last[1].source == source:
+            return _kept(self._last[1])
+        if self._cache and key and (kept := self._cache.get(key)):
+            kept = replace(kept, source=source)
+            self._last = (key, kept)
+            return _kept(kept)
+        encoded = self._encode(source, recipe, progress or _silent)
+        noted = about | {"asked": encoded.asked, "lost": encoded.lost}
+        encoded = replace(encoded, tokens=replace(encoded.tokens, settings=noted))
+        # A file replaced since the key was taken would be kept under the old one's.
+        if self._cache and key and key == TokenCache.key(Path(source), about):
+            self._cache.put(key, encoded.tokens)
+            self._last = (key, encoded.tokens)
+        return encoded
+
+    def forget(self) -> None:
+        """Lets go of the last file's tokens."""
+        self._last = None
+
+    def _encode(self, source: str, recipe: Recipe, progress: Progress) -> Encoded:
+        clock = Clock()
+        asked = lost = 0
+        parts: list[VisualTokens] = []
+        with ExitStack() as opened:
+            with clock.stage("decode"):
+                found = opened.enter_context(
+                    frames_of(source, recipe.settings, recipe.frames, recipe.size)
+                )
+            batches = clock.timed(found.batches, "decode")
+            for batch in opened.enter_context(closing(Ahead(batches))):
+                asked, lost = asked + batch.asked, lost + batch.lost
+                progress("decode", asked, found.asked)
+                with clock.stage("encode"):
+                    parts.append(self._encoder.encode(batch, recipe.compression))
+                    settle(self._encoder.device)
+                progress("encode", asked, found.asked)
+        if not parts:
+            raise no_frames(source)
+        return Encoded(join(parts), clock.seconds, False, asked, lost, clock.spans)
+
+
+def settle(device: torch.device) -> None:
+    """Waits for what an accelerator still has to do, so that its time counts where it belongs."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    pass

@@ -1,0 +1,98 @@
+"""How a video becomes tokens for one model: settings to frames, tokens a frame, and their mark.
+
+Plans only: nothing is decoded, and of the models no weights are needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import vzvideo
+from vzvideo import config, visionzip
+from vzvideo.errors import SettingsError
+from vzvideo.models.catalog import ModelCard
+from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings
+from vzvideo.models.language import SHORTEST_ANSWER, VideoLlava
+from vzvideo.video import sampling
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a video becomes tokens.
+
+    frames: as many at most. size: shortest edge that frames are scaled to, in pixels.
+    about: what the tokens are marked with (JSON), by which the cache tells them apart.
+    """
+
+    settings: config.Settings
+    compression: ZipSettings
+    frames: int
+    size: int
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """What one model makes of settings; tower: the fingerprint of its weights."""
+
+    card: ModelCard
+    encoder: Encoder
+    language: VideoLlava
+    tower: str
+
+    def recipe(self, settings: config.Settings, question: str) -> Recipe:
+        """See `VideoQA.recipe`."""
+        compression = self._compression(settings)
+        frames = self._budget(settings, compression, question).frames
+        about = {
+            "vzvideo": vzvideo.__version__,
+            "model": self.card.name,
+            "tower": self.tower,
+            "dtype": str(self.encoder.dtype).removeprefix("torch."),
+            **asdict(compression),
+            "sampling": settings.sampling,
+            # With a rate they follow from the clip, and are only a limit, which a video that was
+            # encoded with another may not meet.
+            "frames": settings.frames if settings.sampling == "fps" else frames,
+            "fps": settings.fps if settings.sampling == "fps" else None,
+            "start_s": settings.start_s,
+            "end_s": settings.end_s,
+            "decoder": settings.hwaccel or settings.decoder,
+        }
+        size = 2 * self.encoder.preprocess.size  # twice what the tower sees; its own resize follows
+        return Recipe(settings, compression, frames, size, about)
+
+    def budget(self, settings: config.Settings, question: str) -> visionzip.Budget:
+        """See `VideoQA.plan`."""
+        return self._budget(settings, self._compression(settings), question)
+
+    def _budget(
+        self, settings: config.Settings, compression: ZipSettings, question: str
+    ) -> visionzip.Budget:
+        if settings.frames is not None:
+            sampling.check_frames(settings.frames)
+        self.encoder.check(compression)
+        return visionzip.plan(
+            self.language.window,
+            text=self.language.prompts.length(question),
+            answer=min(settings.max_new_tokens, max(SHORTEST_ANSWER, self.language.window // 4)),
+            frames=settings.frames,
+            tokens_per_frame=compression.tokens_per_frame(self.encoder.tokens),
+            # With a rate the video decides, up to what fits.
+            most_frames=None if settings.sampling == "fps" else self.card.frames,
+        )
+
+    def _compression(self, settings: config.Settings) -> ZipSettings:
+        if not settings.compress:
+            return NO_COMPRESSION
+        if settings.dominant is not None and settings.contextual is not None:
+            dominant, contextual = settings.dominant, settings.contextual
+        else:
+            if settings.tokens_per_frame > self.encoder.tokens:
+                raise SettingsError(
+                    f"tokens_per_frame: {settings.tokens_per_frame} given, a frame of this model "
+                    f"has {self.encoder.tokens}; compress=False (--no-compress) keeps them all"
+                )
+            dominant, contextual = visionzip.split_tokens(settings.tokens_per_frame)
+        return ZipSettings(dominant, contextual, settings.merge)

@@ -1,0 +1,355 @@
+"""Questions about videos: load a model once, encode a video once, ask as often as you like.
+
+Brings encoding and language model together.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vzvideo import config, visionzip
+from vzvideo.errors import ModelError, SettingsError
+from vzvideo.models import catalog, weights
+from vzvideo.models.encoder import Encoder
+from vzvideo.models.language import VideoLlava
+from vzvideo.models.prefix import Prefix
+from vzvideo.qa import encoding
+from vzvideo.qa.asking import Asking, Chat, checked
+from vzvideo.qa.encoding import Encoded, Encoding, Progress, Source, settle
+from vzvideo.qa.evidence import Evidence, evidence
+from vzvideo.qa.recipe import Recipe, Recipes
+from vzvideo.qa.store import TokenCache
+from vzvideo.types import Answer, VisualTokens
+from vzvideo.video.base import check_file
+
+if TYPE_CHECKING:
+    from vzvideo.live.ingest import Policy
+    from vzvideo.live.stream import Stream
+
+
+def load(
+    model: str | None = None,
+    *,
+    settings: config.Settings | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+    part: Literal["both", "tower", "language", "outline"] = "both",
+    **changes: Any,
+) -> VideoQA:
+    """Loads a model, fetching it first where it is not here yet.
+
+    Args:
+        model: a name of the catalogue, "auto", a hub id or a checkpoint folder; None for the one
+            that `settings` name.
+        settings: what `encode` and `ask` use unless told otherwise.
+        progress: called with (stage, done, total) while weights are fetched.
+        say: called with a line where something is chosen or fetched for the user.
+        part: half a model encodes or answers; "outline", without any weights, plans.
+        changes: single settings by name (`device="cpu"`, `cache=False`); see `config.Settings`.
+    """
+    if model is not None:
+        changes["model"] = model
+    settings = (settings or config.Settings()).replace(**changes)
+    from vzvideo.models import loader
+
+    name, say = settings.model, say or _unheard
+    if name == "auto":
+        name, reason = loader.choose_auto(settings.device)
+        warning = ": small, and often wrong" if name == "mini" else ""
+        say(f"model: {name}{warning} ({reason})")
+    card = catalog.find(name)
+    folder = weights.locate(card)
+    if folder is None:
+        say(f"{name} is not here yet: fetching {card.size_mb or '?'} MB, once")
+        folder = weights.pull(card, progress=progress)
+    if part == "outline":
+        encoder, language = loader.outline(folder)
+    else:
+        encoder, language = loader.load(
+            folder,
+            device=settings.device,
+            dtype=settings.dtype,
+            quantize=settings.quantize,
+            part=part,
+        )
+    return VideoQA(card, encoder, language, weights.fingerprint(folder), settings)
+
+
+class VideoQA:
+    """A loaded model that answers questions about videos. Not for several threads at once."""
+
+    def __init__(
+        self,
+        card: catalog.ModelCard,
+        encoder: Encoder,
+        language: VideoLlava,
+        tower: str,
+        settings: config.Settings,
+    ) -> None:
+        self.settings = settings
+        self._recipes = Recipes(card, encoder, language, tower)
+        limit = int(settings.cache_gib * (1 << 30))
+        cache = TokenCache(weights.cache_root() / "tokens", limit) if settings.cache else None
+        self._encoding = Encoding(encoder, cache)
+        self._read: tuple[VisualTokens, Prefix] | None = None
+
+    @property
+    def card(self) -> catalog.ModelCard:
+        return self._recipes.card
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        return self.card.name
+
+    @property
+    def encoder(self) -> Encoder:
+        """Frames to visual tokens."""
+        return self._recipes.encoder
+
+    @property
+    def language(self) -> VideoLlava:
+        """Visual tokens and words to words."""
+        return self._recipes.language
+
+    @property
+    def tower(self) -> str:
+        """The fingerprint of the encoder's weights."""
+        return self._recipes.tower
+
+    # -- encoding
+
+    def encode(
+        self, source: Source, *, progress: Progress | None = None, **changes: Any
+    ) -> VisualTokens:
+        """A video's visual tokens, from the cache where they are there.
+
+        Args:
+            source: path, URL, a file that `VisualTokens.save` wrote, or tokens themselves.
+            progress: called with ("decode" or "encode", frames done, frames in all).
+            changes: settings for this video (`frames=64`, `dominant=14`, `contextual=3`,
+                `tokens_per_frame=33`, `sampling="scenes"`, `start_s=10.0`, ...).
+        """
+        return self.encode_timed(source, progress=progress, **changes).tokens
+
+    def encode_timed(
+        self,
+        source: Source,
+        *,
+        question: str = "?",
+        progress: Progress | None = None,
+        **changes: Any,
+    ) -> Encoded:
+        """As `encode`, with the time each stage took; the budget leaves room for `question`."""
+        settings = self._with(changes)  # a wrong name is told whatever the source
+        encoded = encoding.ready(source)
+        if encoded is not None:
+            self._check_tower(encoded.tokens)
+            if late := config.ENCODING & changes.keys():
+                raise SettingsError(
+                    f"{', '.join(sorted(late))}: these tokens are encoded already; give the video "
+                    "itself to encode it otherwise"
+                )
+            return encoded
+        assert isinstance(source, str | Path)
+        recipe = self._recipes.recipe(settings, question)
+        return self._encoding.encode(os.fspath(source), recipe, progress)
+
+    def recipe(self, question: str = "?", **changes: Any) -> Recipe:
+        """How a video would become tokens with these settings; the budget leaves room for
+        `question`."""
+        return self._recipes.recipe(self._with(changes), question)
+
+    def plan(self, question: str = "?", **changes: Any) -> visionzip.Budget:
+        """How the model's window would be shared between video, `question` and answer.
+
+        `print(qa.plan(frames=64))` says it in one line; BudgetError says what would fit instead.
+        """
+        return self._recipes.budget(self._with(changes), question)
+
+    def _with(self, changes: dict[str, Any]) -> config.Settings:
+        """The settings with `changes`, which may not ask for another model than is loaded."""
+        if late := config.LOADING & changes.keys():
+            raise SettingsError(
+                f"{', '.join(sorted(late))}: the model is loaded already; say it to `vzvideo.load`"
+            )
+        return self.settings.replace(**changes)
+
+    def _check_tower(self, tokens: VisualTokens) -> None:
+        tower = tokens.settings.get("tower", self.tower)
+        if tower != self.tower:
+            raise ModelError(
+                f"{tokens.source or 'these tokens'}: encoded for model "
+                f"{tokens.settings.get('model', '?')!r}, not for {self.name!r}; choose that model "
+                "or encode the video again",
+                code="other_model",
+            )
+
+    # -- asking
+
+    def ask(
+        self, source: Source, question: str, *, progress: Progress | None = None, **changes: Any
+    ) -> Answer:
+        """The answer to one question about a video, a token file or tokens."""
+        return self.start(source, question, progress=progress, **changes).finish()
+
+    def start(
+        self, source: Source, question: str, *, progress: Progress | None = None, **changes: Any
+    ) -> Asking:
+        """Encodes and reads the video; the `Asking` then gives the answer as it is generated.
+
+        progress: as in `encode`, and ("prefill", 0, 0) where the language model begins to read.
+        """
+        question = checked(question)
+        settings = self._with(changes)
+        encoded = self.encode_timed(source, question=question, progress=progress, **changes)
+        prefix, prefill_s = self.read(encoded.tokens, progress)
+        seconds = encoded.seconds | {"prefill": prefill_s}
+        return Asking(self, encoded, prefix, question, settings, seconds)
+
+    def stream_answer(self, source: Source, question: str, **changes: Any) -> Iterator[str]:
+        """The answer's text, piece by piece as it is generated."""
+        return iter(self.start(source, question, **changes))
+
+    def ask_many(
+        self,
+        source: Source,
+        questions: list[str],
+        *,
+        progress: Progress | None = None,
+        **changes: Any,
+    ) -> list[Answer]:
+        """Answers to many questions of one video, in one batch over one prefill.
+
+        `seconds` of each answer are those of the whole call.
+        """
+        if isinstance(questions, str):
+            raise SettingsError("questions: one text given, a list of them is needed")
+        if not questions:
+            return []
+        questions = [checked(question) for question in questions]
+        settings = self._with(changes)
+        question = self.longest(questions)
+        encoded = self.encode_timed(source, question=question, progress=progress, **changes)
+        prefix, prefill_s = self.read(encoded.tokens, progress)
+        begun = time.perf_counter()
+        texts = self.language.answer_many(prefix, questions, **settings.answering)
+        seconds = encoded.seconds | {
+            "prefill": prefill_s,
+            "generate": time.perf_counter() - begun,
+        }
+        return [
+            self.answer(encoded, question, text, seconds)
+            for question, text in zip(questions, texts, strict=True)
+        ]
+
+    def longest(self, questions: list[str]) -> str:
+        """The question that takes the most room, for which a budget has to be planned."""
+        return max(map(checked, questions), key=self.language.prompts.length)
+
+    def evidence(self, source: Source, answer: Answer) -> Evidence:
+        """Which frames and tokens of a video `answer` was drawn from: where the language model
+        looked while it answered.
+
+        Costs reading question and answer once more; what was read of the last video is known yet.
+
+        Args:
+            source: the tokens that were asked, in memory or in a file; not the video itself, of
+                which others may be made.
+        """
+        encoded = encoding.ready(source)
+        if encoded is None:
+            if "://" not in str(source):
+                check_file(Path(str(source)))
+            raise SettingsError(
+                f"evidence: {source} is a video; give the tokens that were asked, qa.encode(video)"
+            )
+        tokens = encoded.tokens
+        prefix, _ = self.read(tokens)
+        attended = self.language.attended(prefix, answer.question, answer.text)
+        return evidence(attended.cpu().numpy(), tokens.frame, tokens.pts_s)
+
+    def chat(self, source: Source, *, progress: Progress | None = None, **changes: Any) -> Chat:
+        """A conversation about one video; later questions do not pay for it again."""
+        encoded = self.encode_timed(source, progress=progress, **changes)
+        return Chat(self, encoded, self._with(changes))
+
+    def stream(
+        self,
+        *,
+        budget: int | None = None,
+        queue: int = 32,
+        policy: Policy = "block",
+        tolerance: float = 0.04,
+        restore: str | Path | None = None,
+        **changes: Any,
+    ) -> Stream:
+        """Video that goes on for as long as it likes, to be asked at any moment.
+
+        Args:
+            budget: tokens that may be remembered; None for 2048, or what the model has room for.
+            queue: frames that may wait for the encoder.
+            policy: where more come: "block" makes whoever brings them wait, "drop_oldest" and
+                "drop_newest" leave some out, and count them.
+            tolerance: frames of which no part differs by more (0..1) from the last that was
+                encoded are not encoded; 0 for only those that are equal.
+            restore: a file that `Stream.save` wrote, to go on from.
+            changes: settings (`fps=2.0`, `tokens_per_frame=9`, `max_new_tokens=32`, ...).
+        """
+        from vzvideo.live import stream  # which stands a floor above
+
+        return stream.Stream(
+            self, budget=budget, queue=queue, policy=policy, tolerance=tolerance, restore=restore,
+            **changes,
+        )  # fmt: skip
+
+    def read(self, tokens: VisualTokens, progress: Progress | None = None) -> tuple[Prefix, float]:
+        """What the language model knows after reading `tokens`, and the seconds it took.
+
+        The last video read is remembered, so that asking the same tokens again costs nothing.
+        """
+        if self._read is not None and self._read[0] is tokens:
+            return self._read[1], 0.0
+        self._read = None  # the last video's cache goes before the next one's comes
+        if progress is not None:
+            progress("prefill", 0, 0)  # in one go: how far it is nobody knows
+        prefix, seconds = self.read_anew(tokens)
+        self._read = (tokens, prefix)
+        return prefix, seconds
+
+    def forget(self) -> None:
+        """Lets go of the last video, its tokens and what was read of them; frees their memory."""
+        self._encoding.forget()
+        self._read = None
+
+    def read_anew(self, tokens: VisualTokens) -> tuple[Prefix, float]:
+        """As `read`, for a reader who will write into what is known."""
+        begun = time.perf_counter()
+        prefix = self.language.read(tokens)
+        settle(self.language.device)
+        return prefix, time.perf_counter() - begun
+
+    def answer(
+        self, encoded: Encoded, question: str, text: str, seconds: dict[str, float]
+    ) -> Answer:
+        """An `Answer` with the facts of what it was drawn from."""
+        tokens = encoded.tokens
+        return Answer(
+            text=text,
+            question=question,
+            source=tokens.source,
+            model=self.name,
+            frame_times_s=[round(float(t), 6) for t in tokens.pts_s],
+            tokens_before=tokens.tokens_before,
+            tokens=len(tokens),
+            seconds={stage: round(s, 4) for stage, s in seconds.items()},
+            cached=encoded.cached,
+        )
+
+
+def _unheard(_line: str) -> None:
+    pass

@@ -1,0 +1,204 @@
+"""Packets of a source, read with a deadline; whatever goes wrong becomes one clear line.
+
+Decodes nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPException
+from typing import Any
+
+import av
+import av.error
+from av.codec.hwaccel import HWAccel
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from vzvideo.errors import VideoError
+from vzvideo.video import storage
+from vzvideo.video.base import no_frames
+
+_DAMAGE_LIMIT = 500  # failed reads in a row, behind which nothing more is expected
+
+
+class Demuxer:
+    """A source that may be opened several times.
+
+    version: size in bytes, time of change and identity of a local file; None for a URL.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        deadline_s: float,
+        hwaccel: HWAccel | None,
+        give_up: Callable[[], None],
+    ) -> None:
+        """give_up: called where the deadline has passed, for nobody knows what would come next."""
+        self.source = source
+        self._deadline_s, self._hwaccel, self._give_up = deadline_s, hwaccel, give_up
+        self._files: dict[int, Any] = {}  # of containers whose source is an object store's
+        self.version = self._stat()
+
+    def close(self, container: InputContainer) -> None:
+        container.close()
+        if (file := self._files.pop(id(container), None)) is not None:
+            file.close()
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+        """Once more, for as long as that lasts."""
+        container, stream = self.connect()
+        try:
+            yield container, stream
+        finally:
+            self.close(container)
+
+    def connect(self, decode: bool = False) -> tuple[InputContainer, VideoStream]:
+        """The source, newly opened, and the stream of it to show."""
+        deadline_s = self._deadline_s
+        # Without the prefix a file named 12:30.mp4 would be taken for a protocol. PyAV's timeout
+        # does not cover seeking, FFmpeg's own does.
+        stored = storage.is_stored(self.source)
+        url: Any = f"file:{self.source}" if self.version else self.source
+        url = self._fetch() if stored else url
+        options = {} if self.version else {"rw_timeout": str(round(deadline_s * 1e6))}
+        with self._reading():
+            container = av.open(
+                url,
+                options=options,
+                timeout=(deadline_s, deadline_s),
+                metadata_errors="ignore",
+                hwaccel=self._hwaccel if decode else None,
+            )
+        if stored:
+            self._files[id(container)] = url
+        try:
+            return container, self._choose(container)
+        except BaseException:
+            self.close(container)
+            raise
+
+    def _fetch(self) -> Any:
+        """A file of an object store, open for reading."""
+        try:
+            return storage.opened(self.source)
+        except FileNotFoundError:
+            raise VideoError(f"{self.source}: no such file", code="not_found") from None
+        except OSError as error:
+            line = " ".join(str(error).split())
+            raise VideoError(f"{self.source}: {line}", code="unreadable") from None
+
+    def _choose(self, container: InputContainer) -> VideoStream:
+        videos = [
+            stream
+            for stream in container.streams.video
+            if Disposition.attached_pic not in stream.disposition  # an album's cover
+        ]
+        if not videos:
+            kinds = {str(stream.type) for stream in container.streams} - {"video"}
+            found = ", ".join(sorted(kinds)) or "nothing"
+            raise VideoError(f"{self.source}: no video in it ({found} only)", code="no_video")
+        best = container.streams.best("video")
+        stream: VideoStream = best if best in videos else videos[0]  # type: ignore[assignment]
+        if stream.codec_context is None:
+            raise VideoError(f"{self.source}: no decoder for its video", code="no_decoder")
+        return stream
+
+    def no_frames(self) -> VideoError:
+        """Why no frame came, as far as that can be told."""
+        if self.source.startswith(("http://", "https://")) and not self._serves_parts():
+            return VideoError(
+                f"{self.source}: no frame could be decoded; it may be that the server ignores byte "
+                "ranges, which a file with its index at its end wants: download it, give the file",
+                code="no_ranges",
+            )
+        return no_frames(self.source)
+
+    def _serves_parts(self) -> bool:
+        request = urllib.request.Request(self.source, headers={"Range": "bytes=0-0"})
+        try:
+            with urllib.request.urlopen(request, timeout=self._deadline_s) as answer:
+                return bool(answer.status == 206)
+        except (OSError, ValueError, HTTPException):
+            return True  # nobody knows
+
+    def seek(self, container: InputContainer, stream: VideoStream, ticks: int) -> bool:
+        """To a keyframe near `ticks` of the stream's time base; whether that was possible."""
+        try:
+            with self._reading():
+                container.seek(ticks, stream=stream)
+        except VideoError as error:
+            if error.code == "deadline":
+                raise
+            return False
+        return True
+
+    def packets(self, container: InputContainer, stream: VideoStream) -> Iterator[Any]:
+        """Packets in file order, None for each that could not be read."""
+        damaged = 0
+        while damaged < _DAMAGE_LIMIT:
+            # Until its generator is closed, PyAV's clock runs on from the last read, and a seek
+            # after a pause of the caller's would be found too late.
+            packets: Any = container.demux(stream)
+            with closing(packets):
+                try:
+                    while True:
+                        with self._reading():
+                            packet = next(packets, None)
+                        if packet is None:
+                            return
+                        damaged = 0
+                        yield packet
+                except VideoError as error:
+                    if error.code == "deadline":
+                        raise
+                    damaged += 1
+                    yield None
+                except IndexError:  # PyAV stumbles at the end over streams that turned up late
+                    return
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Around what reads from the source: whatever it raises becomes one clear line."""
+        began_s = time.monotonic()
+        try:
+            yield
+        except MemoryError:
+            raise
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            # Some protocols report a timeout as another error.
+            late = isinstance(error, (av.error.ExitError, TimeoutError))
+            if late or time.monotonic() - began_s >= self._deadline_s:
+                self._give_up()
+                reason, code = f"no answer within {self._deadline_s:g} s", "deadline"
+            elif isinstance(error, av.error.InvalidDataError):
+                reason, code = "not a video, or damaged beyond reading", "invalid"
+            else:
+                reason, code = getattr(error, "strerror", None) or str(error), "unreadable"
+                if "://" in self.source and getattr(error, "errno", None) == errno.EIO:
+                    # FFmpeg says no more of a host it does not find, or of TLS that fails.
+                    reason += "; is the address right, is there a connection?"
+            raise VideoError(f"{self.source}: {reason}", code=code) from None
+
+    def _stat(self) -> tuple[int, int, int] | None:
+        """Size in bytes, time of change and identity of a local file; None for a URL."""
+        if "://" in self.source:
+            return None
+        try:
+            stat = os.stat(self.source)
+        except OSError:
+            return 0, 0, 0
+        return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+    def check_unchanged(self) -> None:
+        """VideoError where a file is another by now."""
+        if self._stat() != self.version:
+            raise VideoError(f"{self.source}: changed while it was being read", code="changed")
