@@ -1,14 +1,12 @@
-"""Opens a video and gives the frames shown at given times, with the source's own timestamps.
+"""The contract of a video: the frames shown at given times, with the source's own timestamps.
 
-`Video` is the contract; PyAV stands behind it by default, and decord, in a process of its own,
-where it is asked for. Times are seconds from the first frame. Knows nothing of models.
+Times are seconds from the first frame. Which backend stands behind it, `backends` says.
 """
 
 from __future__ import annotations
 
 import abc
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +21,6 @@ from numpy.typing import NDArray
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.types import FrameBatch
 
-DECODERS = ("pyav", "decord")
 AT_ONCE = 4  # pictures converted beside each other, at most
 _ROOM_BYTES = 2**28  # that a batch takes before it is known to need more
 SAME_S = 1e-6  # a time this close before a frame means that frame: floats carry timestamps
@@ -184,49 +181,6 @@ class _Filling:
             self._pixels = grown
         self._pixels[self._laid] = picture
         self._laid += 1
-
-
-def open_video(
-    source: str | Path,
-    *,
-    decoder: str = "pyav",
-    size: int | None = None,
-    deadline_s: float = 30.0,
-    threads: int = 0,
-    hwaccel: str | None = None,
-) -> Video:
-    """Opens a file, an http(s) URL, or anything else PyAV opens.
-
-    Args:
-        decoder: "pyav" or "decord".
-        size: shortest edge, in pixels, to which larger frames are scaled as they are decoded.
-        deadline_s: how long a server may stay silent, and how long decord may take for a frame.
-        threads: how many PyAV decodes with; 0 for as many as suit the machine. In a local file
-            with an index (MP4, MOV), frames far apart are read by several readers that share
-            these threads, eight at most.
-        hwaccel: a device that PyAV may decode on ("cuda", "videotoolbox", ...); what that device
-            cannot decode, the processor does.
-
-    Raises VideoError in one line for whatever is not a readable video.
-    """
-    if decoder not in DECODERS:
-        raise SettingsError(f"decoder: {decoder!r} given, choose {' or '.join(DECODERS)}")
-    if size is not None and size < 1:
-        raise SettingsError(f"size: {size} given, a number of pixels is needed")
-    if not 0 < deadline_s < math.inf:
-        raise SettingsError(f"deadline_s: {deadline_s:g} given, seconds above 0 are needed")
-    name = os.fspath(source)
-    if "://" not in name:
-        check_file(Path(name))
-    if decoder == "decord":
-        if hwaccel:
-            raise SettingsError("hwaccel: is for decoder pyav")
-        from vzvideo.video.decord import DecordVideo
-
-        return DecordVideo(name, size, deadline_s)
-    from vzvideo.video.pyav.reader import PyAVVideo
-
-    return PyAVVideo(name, size, deadline_s, threads, hwaccel)
 
 
 def check_file(path: Path) -> None:

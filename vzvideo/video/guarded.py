@@ -15,7 +15,8 @@ from typing import Any
 from vzvideo.config import Settings
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
 from vzvideo.types import FrameBatch
-from vzvideo.video.base import VideoInfo, open_video
+from vzvideo.video.backends import open_video
+from vzvideo.video.base import VideoInfo
 from vzvideo.video.child import Child, Died, serve
 from vzvideo.video.frames import frames_of
 
