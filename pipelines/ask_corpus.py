@@ -21,7 +21,7 @@ from vzvideo.config import Settings
 from vzvideo.corpus import job as corpus
 from vzvideo.corpus import manifest
 from vzvideo.corpus.manifest import Task
-from vzvideo.corpus.rows import hint
+from vzvideo.corpus.rows import suggest
 from vzvideo.errors import SettingsError, VzVideoError
 from vzvideo.video.guarded import Guard
 
@@ -42,7 +42,7 @@ def read(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: lines of `name: value` are expected")
     for name in job:
         if name not in NAMES:
-            raise SettingsError(f"{path}: unknown name {name!r}: {hint(str(name), NAMES)}")
+            raise SettingsError(f"{path}: unknown name {name!r}: {suggest(str(name), NAMES)}")
     if not job.get("out"):
         raise SettingsError(f"{path}: out is missing: where the answers go")
     return job
@@ -56,7 +56,7 @@ def tasks_of(job: dict[str, Any]) -> list[Task]:
         return manifest.read(str(job["manifest"]))
     if not job.get("ask"):
         raise SettingsError("ask is missing: a list of questions to all the videos")
-    return manifest.find(_several(job["videos"]), _several(job["ask"]))
+    return manifest.tasks_from_videos(_several(job["videos"]), _several(job["ask"]))
 
 
 def _several(value: Any) -> list[str]:

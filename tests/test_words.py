@@ -7,34 +7,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vzvideo.errors import SettingsError
-from vzvideo.words import clock, counted, seconds, span
+from vzvideo.words import format_duration, format_time, parse_time, pluralize
 
 
 @pytest.mark.parametrize(
     ("text", "time_s"), [("83.5", 83.5), ("1:23.5", 83.5), ("0:01:23.5", 83.5), ("2:00:00", 7200)]
 )
 def test_times_are_read(text: str, time_s: float) -> None:
-    assert seconds(text) == time_s
+    assert parse_time(text) == time_s
 
 
 @pytest.mark.parametrize("text", ["", "soon", "1:", "1:2x"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="give seconds, or m:s, or h:m:s"):
-        seconds(text)
+        parse_time(text)
 
 
 @given(st.floats(0, 400_000))
 def test_a_clock_can_be_read_again(time_s: float) -> None:
     """By what `--start` and `--end` take, and never later than the time itself."""
-    read = seconds(clock(time_s))
+    read = parse_time(format_time(time_s))
     assert read <= time_s < read + 1
-    read = seconds(clock(time_s, tenths=True))
+    read = parse_time(format_time(time_s, tenths=True))
     assert read == pytest.approx(time_s, abs=0.0501)
 
 
 @given(st.floats(0, 400_000), st.booleans())
 def test_a_clock_never_shows_sixty(time_s: float, tenths: bool) -> None:
-    hours, minutes, rest = ["0", "0", *clock(time_s, tenths).split(":")][-3:]
+    hours, minutes, rest = ["0", "0", *format_time(time_s, tenths).split(":")][-3:]
     assert int(hours) >= 0
     assert int(minutes) < 60
     assert float(rest) < 60
@@ -49,8 +49,8 @@ def test_a_clock_never_shows_sixty(time_s: float, tenths: bool) -> None:
     ],
 )  # fmt: skip
 def test_how_long_something_takes(time_s: float, text: str) -> None:
-    assert span(time_s) == text
+    assert format_duration(time_s) == text
 
 
 def test_one_is_not_many() -> None:
-    assert [counted(n, "row") for n in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
+    assert [pluralize(n, "row") for n in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]

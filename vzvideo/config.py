@@ -110,7 +110,7 @@ class Settings:
     def replace(self, **changes: Any) -> Settings:
         """A copy with `changes`; an unknown name or a wrong kind of value is a SettingsError."""
         for name, value in changes.items():
-            changes[name] = _checked(name, value)
+            changes[name] = _validated(name, value)
         # What is said last wins, also over what was said earlier of the same thing.
         if "tokens_per_frame" in changes:
             changes = {"dominant": None, "contextual": None} | changes
@@ -144,7 +144,7 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
 _KINDS = typing.get_type_hints(Settings)
 
 
-def _checked(name: str, value: Any) -> Any:
+def _validated(name: str, value: Any) -> Any:
     if name not in _KINDS:
         near = difflib.get_close_matches(name, _KINDS, 1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_KINDS)}"
@@ -157,7 +157,7 @@ def _checked(name: str, value: Any) -> Any:
             return float(value)
         elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return value
-    raise SettingsError(f"{name}: {value!r} given, {_described(_KINDS[name])} is needed")
+    raise SettingsError(f"{name}: {value!r} given, {_describe_kind(_KINDS[name])} is needed")
 
 
 def _alternatives(kind: Any) -> tuple[Any, ...]:
@@ -166,7 +166,7 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
     return typing.get_args(kind) if union else (kind,)
 
 
-def _described(kind: Any) -> str:
+def _describe_kind(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     words = []
     for part in _alternatives(kind):

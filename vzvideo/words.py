@@ -5,7 +5,7 @@ from __future__ import annotations
 from vzvideo.errors import SettingsError
 
 
-def seconds(text: str) -> float:
+def parse_time(text: str) -> float:
     """'83.5', '1:23.5' or '0:01:23.5' -> seconds. Raises SettingsError."""
     try:
         found = 0.0
@@ -16,7 +16,7 @@ def seconds(text: str) -> float:
         raise SettingsError(f"time {text!r}: give seconds, or m:s, or h:m:s") from None
 
 
-def clock(time_s: float, tenths: bool = False) -> str:
+def format_time(time_s: float, tenths: bool = False) -> str:
     """83.52 -> '1:23', or '1:23.5'; with hours from the first on, '1:02:03'."""
     if tenths:
         whole, tenth = divmod(round(time_s * 10), 10)
@@ -29,7 +29,7 @@ def clock(time_s: float, tenths: bool = False) -> str:
     return f"{start}:{seconds:02d}{ending}"
 
 
-def span(time_s: float) -> str:
+def format_duration(time_s: float) -> str:
     """How long something takes: '0.03 s', '45 s', '12 min', '1 h 02 min'."""
     minutes = round(time_s / 60)
     if time_s < 10:
@@ -39,6 +39,6 @@ def span(time_s: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def counted(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """'1 video', '2 videos'; the noun is one that takes an s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

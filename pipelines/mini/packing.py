@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from vzvideo.models.language import VideoLlava
+    from vzvideo.models.language import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Packer:
         )
 
 
-def packer_for(language: VideoLlava) -> Packer:
+def packer_for(language: LanguageModel) -> Packer:
     """Packs as `language` asks."""
     return Packer(language.prompts.opening, language.tokenizer, language.video_token, language.end)
 

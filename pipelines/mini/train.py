@@ -54,7 +54,7 @@ from pipelines.mini.trainer import (
 from vzvideo.errors import SettingsError
 from vzvideo.models import mini_build
 from vzvideo.models.encoder import Encoder
-from vzvideo.models.language import VideoLlava
+from vzvideo.models.language import LanguageModel
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.visionzip.budget import split_tokens
 
@@ -280,7 +280,7 @@ def main() -> None:
     judged = read_photographs(args.captions, "dev", min(args.dev or len(dev.rows), len(dev.rows)))
 
     model = mini_build.join(tower.float(), language_model, tokenizer)
-    packer = packer_for(VideoLlava(model, tokenizer))
+    packer = packer_for(LanguageModel(model, tokenizer))
     # A model that is to know nothing of VisionZip meets it nowhere, also not before its training.
     budget = ZIPPED if args.tokens_per_frame is None else budgets[0][1:]
     sample = features.compressed([View(row) for row in train.rows[:512]], *budget).flatten(0, 1)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipelines.report.tables import between, middle, table, told
+from pipelines.report.tables import format_spread, median, ratio_range, table
 
 Results = dict[str, Any]  # of `vzvideo bench`
 USUAL = 17  # tokens a frame
@@ -60,7 +60,7 @@ WHY = {  # written by hand, shown where a bar is missed
 def _bars(results: Results) -> Iterable[Bar]:
     part = results.get("prefill", {})
     prefill, first = (
-        middle(part.get(f"{what}_whole_to_zipped")) for what in ("prefill", "first_token")
+        median(part.get(f"{what}_whole_to_zipped")) for what in ("prefill", "first_token")
     )
     if prefill is not None and first is not None:
         words = MINI if part["model"] == "mini" else None
@@ -78,13 +78,13 @@ def _bars(results: Results) -> Iterable[Bar]:
             yield words, str(each["frames"]), each["frames"] >= 128
     encoder = results.get("encoder", {})
     cells = encoder.get("cells", [])
-    ratios = [found for c in cells if (found := middle(c.get("vzvideo_to_plain"))) is not None]
+    ratios = [found for c in cells if (found := median(c.get("vzvideo_to_plain"))) is not None]
     if ratios:
-        yield f"{ENCODER} ({encoder['model']})", between(ratios), max(ratios) <= 1
+        yield f"{ENCODER} ({encoder['model']})", ratio_range(ratios), max(ratios) <= 1
     for how, most, words in (("dense", 1.05, DENSE_BAR), ("sparse", 1 / 1.5, SPARSE_BAR)):
         cells = [c for c in results.get("decode", {}).get("cells", []) if c["sampling"] == how]
         # Where another was right and we were not, there is no ratio: lost as well.
-        judged = [middle(c.get("vzvideo_to_best")) for c in cells if "best" in c]
+        judged = [median(c.get("vzvideo_to_best")) for c in cells if "best" in c]
         times = [ratio for ratio in judged if ratio is not None]
         if times:
             good = sum(ratio <= most for ratio in times)
@@ -93,7 +93,7 @@ def _bars(results: Results) -> Iterable[Bar]:
                 f"{max(times):.2f}x of the other's time"
             )
             yield words, measured, good == len(judged)
-    asked = {c["frames"]: middle(c.get("overlap_to_slowest"))
+    asked = {c["frames"]: median(c.get("overlap_to_slowest"))
              for c in results.get("ask", {}).get("cells", [])}  # fmt: skip
     known = {frames: ratio for frames, ratio in asked.items() if ratio is not None}
     if known:
@@ -105,21 +105,21 @@ def beside_the_paper(files: Sequence[Results]) -> str:
     rows = [[words, f"{before} to {after}", times, ""] for words, before, after, times in PAPER]
     for results in files:
         part = results.get("prefill", {})
-        found = middle(part.get("prefill_whole_to_zipped"))
+        found = median(part.get("prefill_whole_to_zipped"))
         if found is not None:
             eight = [cell for cell in part["cells"] if cell["frames"] == 8]
             whole = next(cell for cell in eight if cell["whole"])
             zipped = next(cell for cell in eight if cell["tokens_per_frame"] == USUAL)
             place = results["hardware"]["gpu"] if part["device"] == "cuda" else "CPU"
             words = f"prefill, {part['model']}, {whole['tokens']} tokens to {zipped['tokens']}"
-            times = f"{told(whole['prefill_s'], 'ms')} to {told(zipped['prefill_s'], 'ms')}"
+            times = " to ".join(format_spread(each["prefill_s"], "ms") for each in (whole, zipped))
             rows.append([f"{words} ({place})", times, "", f"{found:.1f}x"])
         sizes = results.get("sizes", {})
         read = {(c["model"], c["tokens"]): c.get("prefill_s") for c in sizes.get("cells", [])}
         whole, zipped = (read.get(("vicuna-7b", count)) for count in (2880, 160))
         if whole and zipped:
             place = results["hardware"]["gpu"] if sizes["device"] == "cuda" else "CPU"
-            times = f"{told(whole, 'ms')} to {told(zipped, 'ms')}"
+            times = f"{format_spread(whole, 'ms')} to {format_spread(zipped, 'ms')}"
             found = whole["median"] / zipped["median"]
             rows.append(
                 [f"prefill, vicuna-7b, 2880 tokens to 160 ({place})", times, "", f"{found:.1f}x"]

@@ -159,7 +159,7 @@ def nodes(videos: list[Path], settings: Settings) -> dict[str, Any]:
     for cores in ((1.0,), (1.0, 1.0)):
         with cluster(cores, pinned=True):
             pool = flow.Pool(Decode, (Guard(),), cpus=1.0)
-            done_s = [time.perf_counter() for _ in flow.moved(works, [pool], None)]
+            done_s = [time.perf_counter() for _ in flow.run_stages(works, [pool], None)]
         found[f"{len(cores)} nodes"] = {"videos": len(done_s), "videos_per_s": steady_rate(done_s)}
     found["gain"] = found["2 nodes"]["videos_per_s"] / found["1 nodes"]["videos_per_s"]
     return found
@@ -327,7 +327,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=1)
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    found = manifest.find([str(args.clips)], [])
+    found = manifest.tasks_from_videos([str(args.clips)], [])
     videos = [Path(task.video) for task in found]
     if len(videos) < 4:
         parser.error(f"{args.clips}: {len(videos)} videos, four at least give a rate")

@@ -37,9 +37,9 @@ from pipelines.mini.clips import draw_move, picture
 from pipelines.mini.concepts import CONCEPTS, Concept
 from pipelines.mini.questions import Captioned
 from vzvideo.corpus.manifest import ENDINGS
-from vzvideo.live.ingest import Policy, as_moments
-from vzvideo.live.sources import Live
-from vzvideo.live.stream import Stream, as_tokens
+from vzvideo.live.ingest import Policy, tokens_to_moments
+from vzvideo.live.sources import LiveSource
+from vzvideo.live.stream import Stream, moments_to_tokens
 from vzvideo.models.encoder import Encoder, ZipSettings
 from vzvideo.qa.video_qa import VideoQA
 from vzvideo.types import FrameBatch
@@ -74,7 +74,7 @@ def album(qa: VideoQA, captions: Path, split: str | None, limit: int | None) -> 
         views = [move.at(n / (VIEWS - 1)) for n in range(VIEWS)]
         pixels = np.stack([np.asarray(picture(table["webp"][row], view)) for view in views])
         frames = FrameBatch(pixels, np.arange(VIEWS, dtype=np.float64))
-        moments.append(list(as_moments(qa.encoder.encode(frames, ZipSettings()))))
+        moments.append(list(tokens_to_moments(qa.encoder.encode(frames, ZipSettings()))))
     return Album(said, moments)
 
 
@@ -172,8 +172,8 @@ def needle(qa: VideoQA, photographs: Album, count: int, budget: int) -> dict[str
 def _leaning(qa: VideoQA, photographs: Album, trial: Trial, way: Way, budget: int) -> float:
     """How much likelier yes is than no, nats a token."""
     moments = way(list(trial.frames(photographs)), budget)
-    prefix = qa.language.read(as_tokens(moments, qa.encoder.grid, "", {}))
-    yes, no = qa.language.likelihoods(prefix, trial.question, ["Yes.", "No."])
+    prefix = qa.language.prefill(moments_to_tokens(moments, qa.encoder.grid, "", {}))
+    yes, no = qa.language.log_likelihoods(prefix, trial.question, ["Yes.", "No."])
     return yes - no
 
 
@@ -294,7 +294,7 @@ def joined(qa: VideoQA, clips: Sequence[Path], fps: float) -> dict[str, Any]:
     spans: list[tuple[float, float]] = []
     for clip in clips:
         start_s = frames[-1][1] + 1.0 if frames else 0.0
-        frames += list(Live(str(clip), fps=fps, size=2 * qa.encoder.preprocess.size,
+        frames += list(LiveSource(str(clip), fps=fps, size=2 * qa.encoder.preprocess.size,
                             start_s=start_s))  # fmt: skip
         spans.append((start_s, frames[-1][1]))
     found: dict[str, Any] = {"frames": len(frames), "seconds": frames[-1][1], "clips": len(clips)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.report.bars import USUAL, Results
-from pipelines.report.tables import MIB, between, middle, table, told, write_csv
+from pipelines.report.tables import MIB, format_spread, median, ratio_range, table, write_csv
 from vzvideo.bench.decode import DENSE, SPARSE
 
 WAYS = ("vzvideo", "plain", "eager")
@@ -32,7 +32,11 @@ def prefill(part: Results, figures: Path) -> str:
             for budget in budgets:
                 cell = by_place[frames, budget]
                 fits = cell["fits"]
-                row.append(told(cell.get(name), unit) if fits else f"{cell['tokens']:,} do not fit")
+                row.append(
+                    format_spread(cell.get(name), unit)
+                    if fits
+                    else f"{cell['tokens']:,} do not fit"
+                )
             made.append(row)
         return made
 
@@ -43,7 +47,7 @@ def prefill(part: Results, figures: Path) -> str:
         ("frames", "tokens_per_frame", "tokens", "prefill_s", "first_token_s", "peak_bytes"),
         (
             (cell["frames"], cell["tokens_per_frame"], cell["tokens"],
-             *(middle(cell.get(name)) for name in ("prefill_s", "first_token_s", "peak_bytes")))
+             *(median(cell.get(name)) for name in ("prefill_s", "first_token_s", "peak_bytes")))
             for cell in cells
             if cell["fits"]
         ),
@@ -53,7 +57,7 @@ def prefill(part: Results, figures: Path) -> str:
     )
     ran = ", ".join(
         f"{each['frames']} at {each['tokens_per_frame']} ({each['tokens']:,} tokens in "
-        f"{told(each.get('prefill_s'), 's')})"
+        f"{format_spread(each.get('prefill_s'), 's')})"
         for each in part["largest_ran"]
     )
     faster = ""
@@ -61,8 +65,8 @@ def prefill(part: Results, figures: Path) -> str:
         whole, zipped = (by_place[counts[0], budget]["tokens"] for budget in (budgets[0], USUAL))
         faster = (
             f"Reading {zipped} tokens instead of {whole:,} ({counts[0]} frames) is "
-            f"**{told(part['prefill_whole_to_zipped'], 'x')}** faster, the first token, encoder "
-            f"included, **{told(part.get('first_token_whole_to_zipped'), 'x')}**. "
+            f"**{format_spread(part['prefill_whole_to_zipped'], 'x')}** faster, the first token, "
+            f"encoder included, **{format_spread(part.get('first_token_whole_to_zipped'), 'x')}**. "
         )
     _plot(figures / "prefill.png", lambda axes: _prefill_curves(axes, cells), (6.4, 3.2))
     return f"""
@@ -86,7 +90,7 @@ Memory at its height beside the weights ({part["weight_bytes"] / MIB:,.0f} MiB):
 
 
 def _prefill_curves(axes: Any, cells: Sequence[Results]) -> None:
-    read = [(c["tokens"], middle(c.get("prefill_s")), c["tokens_per_frame"]) for c in cells]
+    read = [(c["tokens"], median(c.get("prefill_s")), c["tokens_per_frame"]) for c in cells]
     for budget in dict.fromkeys(each for _, _, each in read):
         points = [(tokens, time) for tokens, time, each in read if each == budget and time]
         if points:
@@ -105,10 +109,10 @@ def encoder(part: Results, figures: Path) -> str:
     for cell in part["cells"]:
         ways = cell.get("ways", {})
         row = [str(cell["frames"])]
-        row += [told(ways.get(name, cell).get("frames_per_s", ways.get(name, cell)), "/s")
+        row += [format_spread(ways.get(name, cell).get("frames_per_s", ways.get(name, cell)), "/s")
                 for name in names]  # fmt: skip
-        row += [told(cell.get(key), "x") for key in ratios]
-        row += [told(ways.get(name, {}).get("peak_bytes"), "MiB") for name in WAYS]
+        row += [format_spread(cell.get(key), "x") for key in ratios]
+        row += [format_spread(ways.get(name, {}).get("peak_bytes"), "MiB") for name in WAYS]
         rows.append(row)
     head = ["frames at once", *names, *(key.replace("_", " ") for key in ratios)]
     head += [f"peak: {name}" for name in WAYS]
@@ -119,8 +123,8 @@ def encoder(part: Results, figures: Path) -> str:
         for each in profile.get("operators", [])
         if each["share"] >= 0.01
     )
-    found = [value for cell in good if (value := middle(cell.get("vzvideo_to_limit"))) is not None]
-    apart = f" We are at {between(found)} of it." if found else ""
+    found = [value for cell in good if (value := median(cell.get("vzvideo_to_limit"))) is not None]
+    apart = f" We are at {ratio_range(found)} of it." if found else ""
     where = f" Where the time goes at {profile['frames']} frames: {spent}." if spent else ""
     return f"""
 ### Encoder
@@ -156,15 +160,17 @@ def decode(part: Results, figures: Path) -> str:
         for name in names:
             reader = cell["readers"][name]
             wrong = f", {reader['wrong']} wrong" if reader.get("wrong") else ""
-            row.append(told(reader if "error" in reader else reader["time_s"], "s") + wrong)
-        rows.append([*row, told(cell.get("vzvideo_to_best"), "x"), cell.get("best", "")])
+            row.append(
+                format_spread(reader if "error" in reader else reader["time_s"], "s") + wrong
+            )
+        rows.append([*row, format_spread(cell.get("vzvideo_to_best"), "x"), cell.get("best", "")])
     write_csv(
         figures / "decode.csv",
         ("codec", "height", "seconds", "gop", "sampling", "reader",
          "time_s", "cpu_s", "peak_bytes", "wrong"),
         (
             (cell["codec"], cell["height"], cell["seconds"], cell["gop"], cell["sampling"], name,
-             *(middle(reader.get(key)) for key in ("time_s", "cpu_s", "peak_bytes")),
+             *(median(reader.get(key)) for key in ("time_s", "cpu_s", "peak_bytes")),
              reader.get("wrong", reader.get("error")))
             for cell in read
             for name, reader in cell["readers"].items()
@@ -196,14 +202,14 @@ def ask(part: Results, figures: Path) -> str:
         "generate_alone_s": "generate alone",
     }
     rows = [
-        [words, *(told(cell.get(name), "s") for cell in part["cells"])]
+        [words, *(format_spread(cell.get(name), "s") for cell in part["cells"])]
         for name, words in names.items()
     ]
     for name, words in (
         ("overlap_to_slowest", "decode and encode together, to the slower one"),
         ("first_to_floor", "first question to its floor"),
     ):
-        rows.append([words, *(told(cell.get(name), "x") for cell in part["cells"])])
+        rows.append([words, *(format_spread(cell.get(name), "x") for cell in part["cells"])])
     errors = "".join(
         f"\n\n{cell['frames']} frames failed: {cell['error']}."
         for cell in part["cells"]
@@ -240,7 +246,7 @@ def _gantt(axes: Any, spans: Sequence[Results]) -> None:
 
 def questions(part: Results, figures: Path) -> str:
     rows = [
-        [str(cell["questions"]), *(told(cell[name], "s") for name in
+        [str(cell["questions"]), *(format_spread(cell[name], "s") for name in
          ("time_s", "before_generation_s", "generation_s"))]
         for cell in part["cells"]
     ]  # fmt: skip
@@ -248,9 +254,9 @@ def questions(part: Results, figures: Path) -> str:
     return f"""
 ### Many questions of one video
 
-Ten in one call take **{told(part["ten_to_one"], "x")}** of what one takes,
-{told(part["ten_to_one_before_generation"], "x")} before generation: decode, encode and prefill are
-paid once.
+Ten in one call take **{format_spread(part["ten_to_one"], "x")}** of what one takes,
+{format_spread(part["ten_to_one_before_generation"], "x")} before generation: decode, encode and
+prefill are paid once.
 
 {table(head, rows)}
 """
@@ -276,9 +282,9 @@ def growth(part: Results, figures: Path) -> str:
         write_csv(
             figures / f"growth-{name}.csv",
             (x, *keys),
-            ([cell[x], *(middle(cell.get(key)) for key in keys)] for cell in good),
+            ([cell[x], *(median(cell.get(key)) for key in keys)] for cell in good),
         )
-        xs, ys = [cell[x] for cell in good], [middle(cell[y]) for cell in good]
+        xs, ys = [cell[x] for cell in good], [median(cell[y]) for cell in good]
 
         def draw(axes: Any, xs: Any = xs, ys: Any = ys, names: Any = (across, up)) -> None:
             axes.plot(xs, ys, "o-", color="#0b5cad")
@@ -295,12 +301,12 @@ def growth(part: Results, figures: Path) -> str:
     words = ""
     if length:
         first, last = length[0], length[-1]
+        soon, late = (format_spread(cell["first_token_cold_s"], "s") for cell in (first, last))
         words = (
-            f"The first token of 32 frames comes after {told(first['first_token_cold_s'], 's')} of "
-            f"a {first['seconds']}-second video and {told(last['first_token_cold_s'], 's')} of one "
-            f"of {last['seconds'] / 3600:.2g} hours; memory of the process: "
-            f"{told(first['resident_peak_bytes'], 'MiB')} and "
-            f"{told(last['resident_peak_bytes'], 'MiB')}. "
+            f"The first token of 32 frames comes after {soon} of a {first['seconds']}-second video "
+            f"and {late} of one of {last['seconds'] / 3600:.2g} hours; memory of the process: "
+            f"{format_spread(first['resident_peak_bytes'], 'MiB')} and "
+            f"{format_spread(last['resident_peak_bytes'], 'MiB')}. "
         )
     return f"""
 ### Growth
@@ -316,8 +322,10 @@ def sizes(part: Results, figures: Path) -> str:
     ratios = list(dict.fromkeys(key for cell in part["cells"] for key in cell if "_to_" in key))
     rows = [
         [
-            str(cell["model"]), str(cell["tokens"]), told(cell.get("prefill_s", cell), "ms"),
-            *(told(cell.get(key), "x") for key in ratios), told(cell.get("peak_bytes"), "MiB"),
+            str(cell["model"]), str(cell["tokens"]),
+            format_spread(cell.get("prefill_s", cell), "ms"),
+            *(format_spread(cell.get(key), "x") for key in ratios),
+            format_spread(cell.get("peak_bytes"), "MiB"),
         ]
         for cell in part["cells"]
     ]  # fmt: skip

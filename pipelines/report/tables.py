@@ -10,16 +10,16 @@ from typing import Any
 MIB = 2**20
 
 
-def middle(value: Any) -> float | None:
+def median(value: Any) -> float | None:
     """The median of a spread; None where there is none."""
     return float(value["median"]) if isinstance(value, dict) and "median" in value else None
 
 
-def told(value: Any, unit: str) -> str:
+def format_spread(value: Any, unit: str) -> str:
     """A spread as a cell of a table: its median, and from where to where where that matters."""
     if isinstance(value, dict) and "error" in value:
         return "failed"
-    found = middle(value)
+    found = median(value)
     if found is None:
         return ""
     scale = {"ms": 1e3, "s": 1.0, "MiB": 1 / MIB, "x": 1.0, "/s": 1.0}[unit]
@@ -30,7 +30,7 @@ def told(value: Any, unit: str) -> str:
     return words
 
 
-def between(ratios: Sequence[float]) -> str:
+def ratio_range(ratios: Sequence[float]) -> str:
     """From the lowest to the highest; of one, that one."""
     return " to ".join(dict.fromkeys(f"{end:.2f}x" for end in (min(ratios), max(ratios))))
 

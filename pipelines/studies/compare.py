@@ -40,7 +40,7 @@ from vzvideo.evaluation import scoring
 from vzvideo.evaluation.questions import Question
 from vzvideo.models import weights
 from vzvideo.models.encoder import Encoder, Scored
-from vzvideo.models.language import VideoLlava
+from vzvideo.models.language import LanguageModel
 from vzvideo.video import open_video, sampling
 
 BUDGETS = (65, 33, 17, 9)
@@ -86,7 +86,7 @@ def look(encoder: Encoder, path: Path, frames: int) -> Scored:
 class Judge:
     """Scores clips of equally many tokens, many at a time."""
 
-    def __init__(self, language: VideoLlava, batch_tokens: int = 6000) -> None:
+    def __init__(self, language: LanguageModel, batch_tokens: int = 6000) -> None:
         self._language = language
         trainee = Trainee(language.model, None, lora=False)
         self._trainee = trainee.to(language.device, language.model.dtype).eval()
@@ -115,7 +115,7 @@ class Judge:
                 gain = question.options and len(features[0])
                 found = [seen - blind if gain else seen for seen, blind in both]
                 best = options(question)[int(np.argmin(found))]
-                scores[question.id] = scoring.exact(best, question.answers)
+                scores[question.id] = scoring.exact_match(best, question.answers)
         return scores
 
     @torch.inference_mode()
@@ -229,7 +229,7 @@ def line(judge: Judge, groups: dict[str, list[Clip]], plan: Plan) -> dict[str, A
             scores |= score(judge, clips, plan.frames or FRAMES[name], tokens, reduce)
     kinds = {}
     for kind, (values, videos) in sorted(scores.items()):
-        low, high = scoring.interval(np.array(values), videos)
+        low, high = scoring.bootstrap_interval(np.array(values), videos)
         kinds[kind] = {
             "score": float(np.mean(values)), "low": low, "high": high, "questions": len(values),
         }  # fmt: skip

@@ -64,7 +64,7 @@ def main() -> None:
     about |= {"skipped": args.skip, "device": str(qa.encoder.device)}
     for kind, values in shares.items():
         right = np.array(values) > 0.5
-        low, high = scoring.interval(right.astype(float), videos)
+        low, high = scoring.bootstrap_interval(right.astype(float), videos)
         about[kind] = {
             "right": float(right.mean()), "low": low, "high": high,
             "share": float(np.mean(values)), "questions": len(values),

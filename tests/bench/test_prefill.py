@@ -125,7 +125,7 @@ def test_the_published_shape_is_read_with_layers_of_shared_weights(
     monkeypatch.setattr(models, "make", kept)
     setup = Setup(geometry="video-llava-7b", layers=3, shared_layers=True)
     tower, language = load(setup)
-    prefix = language.read(prefill.random_tokens(tower, 2, 17))
+    prefix = language.prefill(prefill.random_tokens(tower, 2, 17))
     assert torch.isfinite(language.logits(prefix, prefill.QUESTION)).all()
     # The encoder's part asks for it by itself: it does not run the language model.
     assert encoder._load(replace(setup, shared_layers=False)).tokens == tower.tokens == 257

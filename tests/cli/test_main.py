@@ -228,10 +228,10 @@ def test_how_tokens_are_merged_is_an_option(
 def test_the_video_is_encoded_once_for_several_questions(
     vz: Command, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vzvideo.qa.encoding import Encoding
+    from vzvideo.qa.encoding import CachedEncoder
 
-    encode, times = Encoding.encode, []
-    monkeypatch.setattr(Encoding, "encode", lambda *given: times.append(1) or encode(*given))
+    encode, times = CachedEncoder.encode, []
+    monkeypatch.setattr(CachedEncoder, "encode", lambda *given: times.append(1) or encode(*given))
     ask = ("ask", clip, QUESTION, OTHER, "--model", checkpoint, *SMALL, "--no-cache")
     said = vz(*ask, "--evidence")
     assert (said.status, times) == (0, [1]), said.err

@@ -202,7 +202,7 @@ def test_a_video_of_an_object_store_is_answered_as_one_of_the_disk(
 ) -> None:
     (tmp_path / "a film.mp4").write_bytes((videos / "1.mp4").read_bytes())
     uri = f"{tmp_path.as_uri()}"
-    tasks = manifest.find([uri], ["What happens?"])
+    tasks = manifest.tasks_from_videos([uri], ["What happens?"])
     tasks += [Task(f"{uri}/missing.mp4", None, None, (("missing", "Who?"),))]
     corpus.ask(tasks, f"{uri}/out", settings)
     missing, row = sorted(rows_of(tmp_path / "out"), key=lambda row: row["error"] is None)
@@ -233,7 +233,7 @@ def test_an_index_is_asked_instead_of_the_videos(
     with pytest.raises(SettingsError, match="no tokens there"):
         corpus.ask(tasks, out, settings, tokens=str(tmp_path / "nowhere"))
     said: list[str] = []
-    asked = planning.of_index(tokens, QUESTIONS[:2], said.append)
+    asked = planning.tasks_from_index(tokens, QUESTIONS[:2], said.append)
     corpus.ask(asked, str(tmp_path / "all"), settings, tokens=tokens)
     found = {(row["video"], row["question"]): row["answer"] for row in rows_of(tmp_path / "all")}
     assert found == {
@@ -242,7 +242,7 @@ def test_an_index_is_asked_instead_of_the_videos(
         for question in QUESTIONS[:2]
     }
     # What is asked another day joins what was asked.
-    asked = planning.of_index(tokens, QUESTIONS[2:], said.append)
+    asked = planning.tasks_from_index(tokens, QUESTIONS[2:], said.append)
     corpus.ask(asked, str(tmp_path / "all"), settings, tokens=tokens)
     assert len(rows_of(tmp_path / "all")) == 6
     assert said == [f"{tokens}: without tokens, and not asked: 1 of 3 rows"] * 2
@@ -308,7 +308,7 @@ def test_what_no_actor_can_do_stops_the_job(
 def test_what_ray_stumbles_over_once_is_tried_again(
     cluster: Any, videos: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    troubles = [flow.Trouble("Ray: an actor never ran", code="passing")]
+    troubles = [flow.RayError("Ray: an actor never ran", code="passing")]
 
     def stumbling(works: list[Work], *_: Any) -> Iterator[Any]:
         if troubles:
@@ -410,7 +410,9 @@ def test_a_killed_driver_is_gone_on_from(videos: Path, settings: Settings, tmp_p
 def test_the_manifest_of_a_folder_runs_through(
     cluster: Any, videos: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    tasks = manifest.find([str(videos / "*.mkv"), str(videos / "0.mp4")], ["Who?", "Where?"])
+    tasks = manifest.tasks_from_videos(
+        [str(videos / "*.mkv"), str(videos / "0.mp4")], ["Who?", "Where?"]
+    )
     summary = corpus.ask(tasks, str(tmp_path / "out"), settings, format="jsonl")
     assert (summary.rows, summary.failed) == (4, {})
     lines = [

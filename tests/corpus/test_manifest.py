@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vzvideo.corpus.manifest import Task, find, merged, read
+from vzvideo.corpus.manifest import Task, merge_tasks, read, tasks_from_videos
 from vzvideo.errors import SettingsError
-from vzvideo.words import counted
+from vzvideo.words import pluralize
 
 COLUMNS = ("id", "video", "question", "start_s", "end_s")
 
@@ -52,7 +52,7 @@ def problems(path: str) -> list[str]:
     if told:
         shown = len([line for line in told if not line.strip().startswith("and ")])
         assert head.startswith(f"{path}: ")
-        assert head == f"{path}: {counted(shown, 'problem')}" or shown == 20
+        assert head == f"{path}: {pluralize(shown, 'problem')}" or shown == 20
     return [line.strip() for line in told] or [head]
 
 
@@ -233,14 +233,17 @@ def folder(tmp_path: Path) -> Path:
 
 def found(folder: Path, *patterns: str) -> list[str]:
     return [
-        task.video.removeprefix(f"{folder}/") for task in find([f"{folder}/{p}" for p in patterns])
+        task.video.removeprefix(f"{folder}/")
+        for task in tasks_from_videos([f"{folder}/{p}" for p in patterns])
     ]
 
 
 def test_a_folder_stands_for_all_videos_below_it(folder: Path) -> None:
     everything = ["a.MKV", "b.mp4", "sub/c.webm", "sub/deep/d.mp4"]
     assert found(folder, "") == everything
-    assert [task.video for task in find([str(folder)])] == [f"{folder}/{n}" for n in everything]
+    assert [task.video for task in tasks_from_videos([str(folder)])] == [
+        f"{folder}/{n}" for n in everything
+    ]
     assert found(folder, "sub") == everything[2:]
 
 
@@ -258,27 +261,27 @@ def test_what_several_patterns_name_comes_once(folder: Path) -> None:
 
 def test_urls_are_taken_as_they_are(folder: Path) -> None:
     urls = ["https://host/a.mp4?x=[1]*", "rtsp://host/stream"]
-    assert [task.video for task in find([*urls, urls[0]])] == urls
+    assert [task.video for task in tasks_from_videos([*urls, urls[0]])] == urls
 
 
 def test_every_video_is_asked_every_question(folder: Path) -> None:
     video = str(folder / "b.mp4")
-    (task,) = find([video], ["Who?", "What?"])
+    (task,) = tasks_from_videos([video], ["Who?", "What?"])
     assert [question for _, question in task.asked] == ["Who?", "What?"]
     names = [name for name, _ in task.asked]
     assert all(name.startswith(f"{video}#") for name in names)
     assert len(set(names)) == 2
     # The same another day, whatever stands beside it.
-    assert find([video], ["Where?", "What?"])[0].asked[1] == task.asked[1]
-    assert find([video]) == [Task(video, None, None, ())]
-    assert [task.asked[0][1] for task in find([str(folder)], ["Who?"])] == ["Who?"] * 4
+    assert tasks_from_videos([video], ["Where?", "What?"])[0].asked[1] == task.asked[1]
+    assert tasks_from_videos([video]) == [Task(video, None, None, ())]
+    assert [task.asked[0][1] for task in tasks_from_videos([str(folder)], ["Who?"])] == ["Who?"] * 4
 
 
 @pytest.mark.parametrize("pattern", ["none.mp4", "*.avi", "sub/none", "sub/none/**"])
 def test_a_pattern_that_names_nothing_is_refused(folder: Path, pattern: str) -> None:
     for where in (str(folder), folder.as_uri()):
         with pytest.raises(SettingsError) as caught:
-            find([str(folder), f"{where}/{pattern}"])
+            tasks_from_videos([str(folder), f"{where}/{pattern}"])
         assert str(caught.value).startswith(f"{where}/{pattern}: no video there")
 
 
@@ -289,7 +292,7 @@ def test_empty_and_double_questions_are_refused(
     folder: Path, questions: list[str], told: str
 ) -> None:
     with pytest.raises(SettingsError, match=told):
-        find([str(folder)], questions)
+        tasks_from_videos([str(folder)], questions)
 
 
 # -- tasks of others
@@ -302,9 +305,9 @@ def test_merged_tasks_have_each_part_once(tmp_path: Path) -> None:
         Task("a", 1.0, None, (("4", "Who?"),)),
         Task("a", None, None, (("5", "Where?"),)),
     ]
-    assert merged(tasks) == [
+    assert merge_tasks(tasks) == [
         Task("a", None, None, (("1", "Who?"), ("2", "What?"), ("5", "Where?"))),
         *tasks[1:3],
     ]
     with pytest.raises(SettingsError, match="'3' comes twice"):
-        merged([*tasks, Task("c", None, None, (("3", "Who?"),))])
+        merge_tasks([*tasks, Task("c", None, None, (("3", "Who?"),))])

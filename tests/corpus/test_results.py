@@ -36,11 +36,11 @@ def written(out: Path | str, *parts: str, format: Format = "parquet") -> None:
             results.flush()
 
 
-def standing(out: Path | str, format: Format = "parquet") -> tuple[str, list[str]]:
+def existing(out: Path | str, format: Format = "parquet") -> tuple[str, list[str]]:
     """The ids that stand, and what is told."""
     told: list[str] = []
     with Results(str(out), COLUMNS, format) as results:
-        return "".join(results.standing(COLUMNS, told.append)), told
+        return "".join(results.existing(COLUMNS, told.append)), told
 
 
 def parts(out: Path) -> list[Path]:
@@ -53,12 +53,12 @@ def test_what_is_written_is_read_back(tmp_path: Path, format: Format) -> None:
     rows[1]["times"] = None
     for out in (str(tmp_path / "path"), (tmp_path / "uri").as_uri()):
         with Results(out, COLUMNS, format) as results:
-            assert results.standing(COLUMNS) == {}
+            assert results.existing(COLUMNS) == {}
             results.add(rows[:2])
             results.add(iter(rows[2:]))
         with Results(out, COLUMNS, format) as results:
-            assert list(results.standing(COLUMNS).values()) == rows
-            few = results.standing(["id", "times"])
+            assert list(results.existing(COLUMNS).values()) == rows
+            few = results.existing(["id", "times"])
         assert few["b"] == {"id": "b", "times": None}
 
 
@@ -87,20 +87,20 @@ def test_each_flush_makes_one_more_file_that_sorts_behind(tmp_path: Path, format
     assert len(parts(tmp_path)) == 2
     written(tmp_path, "A", format=format)
     assert len(parts(tmp_path)) == 3
-    assert standing(tmp_path, format) == ("cabA", [])
+    assert existing(tmp_path, format) == ("cabA", [])
 
 
 def test_line_breaks_within_a_text_break_no_line(tmp_path: Path) -> None:
     with Results(str(tmp_path), COLUMNS, "jsonl") as results:
         results.add([row("a", "one\u2028two\u0085three")])
-    assert standing(tmp_path, "jsonl") == ("a", [])
+    assert existing(tmp_path, "jsonl") == ("a", [])
 
 
 @each_format
 def test_a_name_that_is_not_utf8_is_kept_somehow(tmp_path: Path, format: Format) -> None:
     with Results(str(tmp_path), COLUMNS, format) as results:
         results.add([row(os.fsdecode(b"\xff.mp4#1"))])
-    names, told = standing(tmp_path, format)
+    names, told = existing(tmp_path, format)
     assert names
     assert told == []
 
@@ -116,13 +116,13 @@ def test_a_cut_file_is_set_aside_and_told_and_the_others_stand(
     _, cut, _ = parts(tmp_path)
     content = cut.read_bytes()[:-1]
     cut.write_bytes(content)
-    names, (told,) = standing(tmp_path, format)
+    names, (told,) = existing(tmp_path, format)
     assert names == "abef"
     assert cut.name in told
     assert f"moved to {DAMAGED}/" in told
     assert (tmp_path / DAMAGED / cut.name).read_bytes() == content
     assert len(parts(tmp_path)) == 2
-    assert standing(tmp_path, format) == ("abef", [])  # and is told once
+    assert existing(tmp_path, format) == ("abef", [])  # and is told once
 
 
 @each_format
@@ -131,7 +131,7 @@ def test_wherever_it_was_cut(tmp_path: Path, format: Format, left: float) -> Non
     written(tmp_path, "abc", format=format)
     (path,) = parts(tmp_path)
     os.truncate(path, int(path.stat().st_size * left))
-    names, told = standing(tmp_path, format)
+    names, told = existing(tmp_path, format)
     assert (names, len(told)) == ("", 1)
     assert parts(tmp_path) == []
 
@@ -139,7 +139,7 @@ def test_wherever_it_was_cut(tmp_path: Path, format: Format, left: float) -> Non
 def test_lines_that_are_no_rows_are_damage(tmp_path: Path) -> None:
     for number, content in enumerate([b"{\n", b"\xff\n", b"\n"]):
         (tmp_path / f"part-{number}.jsonl").write_bytes(content)
-    names, told = standing(tmp_path, "jsonl")
+    names, told = existing(tmp_path, "jsonl")
     assert (names, len(told)) == ("", 3)
 
 
@@ -148,7 +148,7 @@ def test_lines_that_are_no_rows_are_damage(tmp_path: Path) -> None:
 )
 def test_lines_that_are_no_objects_are_damage(tmp_path: Path, line: str) -> None:
     (tmp_path / "part-0.jsonl").write_text(line + "\n")
-    names, told = standing(tmp_path, "jsonl")
+    names, told = existing(tmp_path, "jsonl")
     assert (names, len(told)) == ("", 1)
 
 
@@ -160,7 +160,7 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
     (out / "part-2.parquet").mkdir()
-    assert standing(out) == ("a", [])
+    assert existing(out) == ("a", [])
     assert all(path.read_text() == "mine" for path in others)
 
 
@@ -174,7 +174,7 @@ def test_files_sort_as_they_were_written_whatever_the_clock_does(
     clock = iter([second - 1, second, second, second - 5, 3 * second])
     monkeypatch.setattr(time, "time_ns", lambda: next(clock))
     written(tmp_path, "e", "d", "c", "b", "a")
-    assert standing(tmp_path) == ("edcba", [])
+    assert existing(tmp_path) == ("edcba", [])
 
 
 @each_format
@@ -185,9 +185,9 @@ def test_of_rows_with_one_id_the_later_one_stays(tmp_path: Path, format: Format)
     with Results(str(tmp_path), COLUMNS, format) as results:
         results.add([row(name, "later") for name in "bde"])
         results.flush()
-        assert results.standing(COLUMNS)["b"]["answer"] == "later"  # before it is settled, too
-        results.settle()
-        rows = results.standing(COLUMNS)
+        assert results.existing(COLUMNS)["b"]["answer"] == "later"  # before it is settled, too
+        results.compact()
+        rows = results.existing(COLUMNS)
     assert {name: each["answer"] for name, each in rows.items()} == {
         **dict.fromkeys("acfg", "a dog"),
         **dict.fromkeys("bde", "later"),
@@ -208,9 +208,9 @@ def test_settling_survives_damage_that_standing_did_not_see(tmp_path: Path) -> N
     path.write_bytes(content)
     told: list[str] = []
     with Results(str(tmp_path), COLUMNS) as results:
-        assert set(results.standing(["id"], told.append)) == {"a", "b"}
-        results.settle(told.append)
-        assert set(results.standing(["id"])) == {"a"}
+        assert set(results.existing(["id"], told.append)) == {"a", "b"}
+        results.compact(told.append)
+        assert set(results.existing(["id"])) == {"a"}
     assert len(told) == 1
     assert "was moved to damaged/" in told[0]
 
@@ -220,7 +220,7 @@ def test_who_only_reads_moves_nothing(tmp_path: Path) -> None:
     (path,) = parts(tmp_path)
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(SettingsError, match="damaged"):
-        Results(str(tmp_path), COLUMNS).standing(["id"], mend=False)
+        Results(str(tmp_path), COLUMNS).existing(["id"], mend=False)
     assert parts(tmp_path) == [path]
 
 
@@ -232,8 +232,8 @@ def test_rows_of_another_kind_are_left_alone(tmp_path: Path, format: Format) -> 
         Results(str(tmp_path), more, format) as results,
         pytest.raises(SettingsError, match=r"another kind \(no file\)"),
     ):
-        results.standing(["id", "file"])
-    assert standing(tmp_path, format) == ("ab", [])
+        results.existing(["id", "file"])
+    assert existing(tmp_path, format) == ("ab", [])
 
 
 # -- one job, one format, one folder
@@ -244,10 +244,10 @@ def test_a_folder_in_the_other_format_is_refused(tmp_path: Path, format: Format)
     written(tmp_path, "a", format=format)
     other: Format = "jsonl" if format == "parquet" else "parquet"
     with pytest.raises(SettingsError, match=f"go on with --format {format}"):
-        standing(tmp_path, other)
+        existing(tmp_path, other)
     with Results(str(tmp_path), COLUMNS, other) as results, pytest.raises(SettingsError):
-        results.settle()
-    assert standing(tmp_path, format) == ("a", [])
+        results.compact()
+    assert existing(tmp_path, format) == ("a", [])
 
 
 def test_a_second_job_in_the_folder_is_refused_until_the_first_ends(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_second_job_in_the_folder_is_refused_until_the_first_ends(tmp_path: Pa
             pass
         first.add([row("a")])
     with second:
-        assert list(second.standing(COLUMNS)) == ["a"]
+        assert list(second.existing(COLUMNS)) == ["a"]
 
 
 HOLD = """
@@ -278,10 +278,10 @@ def test_the_lock_holds_between_processes_and_dies_with_its_own(tmp_path: Path) 
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(SettingsError, match="another job"):
-            standing(tmp_path)
+            existing(tmp_path)
         holder.kill()
         holder.wait()
-        assert standing(tmp_path) == ("", [])
+        assert existing(tmp_path) == ("", [])
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_rows_stand_though_an_error_ends_the_job(tmp_path: Path) -> None:
 
     with pytest.raises(KeyError):
         job()
-    assert standing(tmp_path) == ("a", [])
+    assert existing(tmp_path) == ("a", [])
 
 
 def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -313,8 +313,8 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
             results.flush()
         assert caught.value.code == "disk"
         assert str(tmp_path) in str(caught.value)
-        assert list(results.standing(["id"])) == ["a"]
-    assert standing(tmp_path, "jsonl") == ("ab", [])
+        assert list(results.existing(["id"])) == ["a"]
+    assert existing(tmp_path, "jsonl") == ("ab", [])
     assert sorted(os.listdir(tmp_path)) == [".lock", *(path.name for path in parts(tmp_path))]
 
 
@@ -344,7 +344,7 @@ def whole(out: Path, format: Format) -> list[int]:
     """The rows that stand after a kill, where none of the files is damaged."""
     told: list[str] = []
     with Results(str(out), COLUMNS, format) as results:
-        rows: dict[str, Any] = results.standing(COLUMNS, told.append)
+        rows: dict[str, Any] = results.existing(COLUMNS, told.append)
     assert told == []
     return [int(name) for name in rows]
 

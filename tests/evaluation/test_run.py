@@ -85,8 +85,8 @@ def test_the_likeliest_option_is_chosen(
     qa: VideoQA, questions: list[Question], videos: list[Path], tmp_path: Path
 ) -> None:
     evaluation.run(qa, questions, tmp_path / "out")
-    prefix = qa.language.read(qa.encode(videos[0]))
-    likely = qa.language.likelihoods(prefix, "Is there a cat?", list(OPTIONS))
+    prefix = qa.language.prefill(qa.encode(videos[0]))
+    likely = qa.language.log_likelihoods(prefix, "Is there a cat?", list(OPTIONS))
     assert len(set(likely)) == 3
     row = pq.read_table(tmp_path / "out" / "answers.parquet").to_pylist()[1]
     assert row["answer"] == OPTIONS[likely.index(max(likely))]
@@ -99,8 +99,8 @@ def test_what_the_video_adds_may_decide(
     evaluation.run(qa, questions, tmp_path / "out", choose="pmi")
     language = qa.language
     said = list(OPTIONS)
-    seen = language.likelihoods(language.read(qa.encode(videos[0])), "Is there a cat?", said)
-    blind = language.likelihoods(language.read_nothing(), "Is there a cat?", said)
+    seen = language.log_likelihoods(language.prefill(qa.encode(videos[0])), "Is there a cat?", said)
+    blind = language.log_likelihoods(language.prefill_text_only(), "Is there a cat?", said)
     gained = [a - b for a, b in zip(seen, blind, strict=True)]
     row = pq.read_table(tmp_path / "out" / "answers.parquet").to_pylist()[1]
     assert row["answer"] == OPTIONS[gained.index(max(gained))]
@@ -115,8 +115,8 @@ def test_letters_are_asked_for_where_wanted(
         "So: Is there a cat?\n(A) A man rides a bike.\n(B) Two dogs run.\n(C) A cat.\n"
         "Answer with the option's letter."
     )
-    prefix = qa.language.read(qa.encode(videos[0]))
-    likely = qa.language.likelihoods(prefix, asked, ["A", "B", "C"])
+    prefix = qa.language.prefill(qa.encode(videos[0]))
+    likely = qa.language.log_likelihoods(prefix, asked, ["A", "B", "C"])
     row = pq.read_table(tmp_path / "out" / "answers.parquet").to_pylist()[0]
     assert row["answer"] == OPTIONS[likely.index(max(likely))]
 
@@ -210,7 +210,7 @@ def test_one_bad_question_fails_alone(
 def test_baselines_are_means_over_what_was_asked(
     qa: VideoQA, videos: list[Path], tmp_path: Path
 ) -> None:
-    blind = qa.language.answer(qa.language.read_nothing(), "Is there a cat?", max_new_tokens=5)
+    blind = qa.language.answer(qa.language.prefill_text_only(), "Is there a cat?", max_new_tokens=5)
     paths = [videos[0], tmp_path / "missing.mp4"]
     asked = [ask(path, 0, answers=(blind,)) for path in paths]
     score = evaluation.run(qa, asked, tmp_path / "out")[0]

@@ -33,7 +33,7 @@ REFERENCES = [
     ],
 )
 def test_exact(answer: str, expected: list[str], right: bool) -> None:
-    assert scoring.exact(answer, expected) == right
+    assert scoring.exact_match(answer, expected) == right
 
 
 def test_the_right_caption_scores_highest() -> None:
@@ -56,9 +56,9 @@ def test_captions_ignore_case_and_punctuation() -> None:
 def test_interval_holds_the_mean_and_narrows_with_more_videos() -> None:
     rng = np.random.default_rng(1)
     few, many = ((rng.random(n) < 0.7).astype(float) for n in (40, 4000))
-    low, high = scoring.interval(few, [str(i) for i in range(40)])
+    low, high = scoring.bootstrap_interval(few, [str(i) for i in range(40)])
     assert low < few.mean() < high
-    narrow = scoring.interval(many, [str(i) for i in range(4000)])
+    narrow = scoring.bootstrap_interval(many, [str(i) for i in range(4000)])
     # A mean of n draws spreads by sqrt(p (1 - p) / n), and 95 % of a normal lie within 1.96 of it.
     assert narrow[1] - narrow[0] == pytest.approx(2 * 1.96 * (0.21 / 4000) ** 0.5, rel=0.15)
     assert high - low > 5 * (narrow[1] - narrow[0])
@@ -66,6 +66,6 @@ def test_interval_holds_the_mean_and_narrows_with_more_videos() -> None:
 
 def test_questions_of_one_video_are_not_independent() -> None:
     scores = np.repeat([0.0, 1.0] * 10, 50)
-    apart = scoring.interval(scores, [str(i) for i in range(1000)])
-    together = scoring.interval(scores, [str(i // 50) for i in range(1000)])
+    apart = scoring.bootstrap_interval(scores, [str(i) for i in range(1000)])
+    together = scoring.bootstrap_interval(scores, [str(i // 50) for i in range(1000)])
     assert together[1] - together[0] > 3 * (apart[1] - apart[0])

@@ -25,7 +25,7 @@ from tests.video.clips import paint
 from tests.waiting import SLACK_S, until
 from vzvideo.errors import ModelError, SettingsError, VideoError
 from vzvideo.live.ingest import COUNTED, Ingest, Stats
-from vzvideo.live.sources import Live
+from vzvideo.live.sources import LiveSource
 from vzvideo.models.encoder import Encoder, ZipSettings
 from vzvideo.types import FrameBatch, VisualTokens
 from vzvideo.visionzip.memory import Memory
@@ -53,14 +53,14 @@ class Door:
 
     def __init__(self, encoder: Encoder, *, shut: bool = False) -> None:
         self._encoder = encoder
-        self.open, self.reached = threading.Event(), threading.Event()
+        self.open, self.wait_until = threading.Event(), threading.Event()
         self.batches: list[list[float]] = []
         self.error: BaseException | None = None
         if not shut:
             self.open.set()
 
     def __call__(self, frames: FrameBatch) -> VisualTokens:
-        self.reached.set()
+        self.wait_until.set()
         assert self.open.wait(SLACK_S)
         if self.error is not None:
             raise self.error
@@ -111,7 +111,7 @@ def in_background(call: Callable[[], object]) -> tuple[threading.Thread, list[Ba
 def full(made: Ingest, door: Door) -> None:
     """One frame is being encoded, and three wait: there is no more room."""
     made.push(frame(1), 0.0)
-    assert door.reached.wait(SLACK_S)
+    assert door.wait_until.wait(SLACK_S)
     until(lambda: made.stats.waiting == 1)
     for number in (2, 3, 4):
         made.push(frame(number), float(number - 1))
@@ -212,7 +212,7 @@ def test_as_many_as_wait_are_encoded_at_once_of_one_size(encoder: Encoder) -> No
     door = Door(encoder, shut=True)
     with ingest(door, queue=9, batch=3) as made:
         made.push(frame(1), 0.0)
-        assert door.reached.wait(SLACK_S)
+        assert door.wait_until.wait(SLACK_S)
         sizes = [(64, 48)] * 4 + [(48, 64)] + [(64, 48)]
         for at, size in enumerate(sizes):
             made.push(frame(at + 2, *size), at + 1.0)
@@ -581,9 +581,9 @@ def test_a_source_begins_at_0_and_goes_on_where_the_last_ended(
 ) -> None:
     begun: list[float] = []
 
-    def open_at(start_s: float) -> Live:
+    def open_at(start_s: float) -> LiveSource:
         begun.append(start_s)
-        return Live(str(clip), fps=5.0, start_s=start_s)
+        return LiveSource(str(clip), fps=5.0, start_s=start_s)
 
     door = Door(encoder)
     with ingest(door) as made:
@@ -602,12 +602,12 @@ def test_a_source_begins_at_0_and_goes_on_where_the_last_ended(
 def test_one_source_at_a_time(encoder: Encoder, clip: Path) -> None:
     door = Door(encoder, shut=True)
     with ingest(door, queue=1) as made:
-        made.attach(lambda start_s: Live(str(clip), fps=None, start_s=start_s))
+        made.attach(lambda start_s: LiveSource(str(clip), fps=None, start_s=start_s))
         with pytest.raises(SettingsError, match="one source at a time"):
-            made.attach(lambda start_s: Live(str(clip), start_s=start_s))
+            made.attach(lambda start_s: LiveSource(str(clip), start_s=start_s))
         door.open.set()
         assert made.wait(SLACK_S)
-        made.attach(lambda start_s: Live(str(clip), start_s=start_s))
+        made.attach(lambda start_s: LiveSource(str(clip), start_s=start_s))
         assert made.wait(SLACK_S)
 
 
@@ -617,12 +617,12 @@ def test_an_error_of_a_source_is_told_once(encoder: Encoder, clip: Path, tmp_pat
     with ingest(Door(encoder)) as made:
         made.push(frame(1), 0.0)
         assert made.wait(SLACK_S)
-        made.attach(lambda start_s: Live(str(broken), start_s=start_s))
+        made.attach(lambda start_s: LiveSource(str(broken), start_s=start_s))
         with pytest.raises(VideoError, match=r"broken\.mp4"):
             made.wait(SLACK_S)
         assert made.wait(0)
         assert made.first().tokens == EACH
-        made.attach(lambda start_s: Live(str(clip), start_s=start_s))
+        made.attach(lambda start_s: LiveSource(str(clip), start_s=start_s))
         assert made.wait(SLACK_S)
 
 
@@ -631,7 +631,7 @@ def test_a_source_is_left_behind_where_the_encoder_fails(encoder: Encoder, clip:
     door.error = RuntimeError("gone")
     with ingest(door, queue=1) as made:
         with suppress(RuntimeError):
-            made.attach(lambda start_s: Live(str(clip), fps=None, start_s=start_s))
+            made.attach(lambda start_s: LiveSource(str(clip), fps=None, start_s=start_s))
         with pytest.raises((RuntimeError, ModelError)):
             made.wait(SLACK_S)
         with pytest.raises(ModelError, match="encoder has failed"):

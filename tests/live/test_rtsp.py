@@ -16,7 +16,7 @@ import pytest
 from tests.live.test_sources import resources, resources_are_no_more_than
 from vzvideo.errors import VideoError
 from vzvideo.live import sources as live
-from vzvideo.live.sources import Live
+from vzvideo.live.sources import LiveSource
 
 PYTHON = "/usr/bin/python3"  # the system's own, for which GStreamer's bindings are installed
 SERVER = """
@@ -97,9 +97,11 @@ def camera(monkeypatch: pytest.MonkeyPatch) -> Iterator[Camera]:
 
 
 def test_a_camera_that_is_killed_comes_back(camera: Camera) -> None:
-    list(itertools.islice(Live(camera.url), 1))  # whatever is opened once and for all is open now
+    list(
+        itertools.islice(LiveSource(camera.url), 1)
+    )  # whatever is opened once and for all is open now
     before = resources()
-    source = Live(camera.url, fps=None, deadline_s=SLACK_S)
+    source = LiveSource(camera.url, fps=None, deadline_s=SLACK_S)
     late = threading.Timer((KILLED + 1) * SLACK_S, source.close)
     late.start()
     times, held, killed_at, since = [], [], -1, 0
@@ -128,7 +130,7 @@ def test_a_camera_that_is_killed_comes_back(camera: Camera) -> None:
 
 def test_a_camera_that_freezes_and_is_replaced(camera: Camera) -> None:
     """It keeps the line open and says nothing, as does one that has lost its power."""
-    source = Live(camera.url, fps=None, deadline_s=2.0)
+    source = LiveSource(camera.url, fps=None, deadline_s=2.0)
     late = threading.Timer(2 * SLACK_S, source.close)
     late.start()
     times, since = [], 0
@@ -150,4 +152,4 @@ def test_a_camera_that_freezes_and_is_replaced(camera: Camera) -> None:
 
 def test_a_path_that_is_not_there_is_an_error(camera: Camera) -> None:
     with pytest.raises(VideoError, match="404"):
-        list(Live(camera.url.replace("camera", "kitchen"), deadline_s=SLACK_S))
+        list(LiveSource(camera.url.replace("camera", "kitchen"), deadline_s=SLACK_S))

@@ -26,7 +26,7 @@ from tests.video.test_trouble import damaged_packet, lost_ts_packets
 from tests.waiting import SLACK_S, outcome
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.live import sources as live
-from vzvideo.live.sources import Live, Pixels, same, shrunk, thumbnail
+from vzvideo.live.sources import LiveSource, Pixels, downscale, is_similar, thumbnail
 from vzvideo.video import open_video
 
 BY_NAME = {str(kind): kind for kind in KINDS}
@@ -50,7 +50,7 @@ def broadcast(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def taken(source: Live, count: int | None = None, within_s: float = SLACK_S) -> list[tuple]:
+def taken(source: LiveSource, count: int | None = None, within_s: float = SLACK_S) -> list[tuple]:
     """Frames and times, until there are `count` or the source ends by itself."""
     late = threading.Timer(within_s, source.close)
     late.start()
@@ -90,7 +90,7 @@ FILES = ["29.97.mkv", "variable.mp4", "hevc.ts", "late.mp4", "turned 90.mp4", "t
 def test_all_frames_of_a_file(tmp_path: Path, name: str) -> None:
     kind, path = BY_NAME[name], tmp_path / name
     kind.make(kind, path)
-    frames = taken(Live(str(path), fps=None, start_s=100.0))
+    frames = taken(LiveSource(str(path), fps=None, start_s=100.0))
     assert numbers(frames) == list(kind.numbers)
     expected = np.array(kind.ticks) / 1000 if kind.ticks else np.arange(kind.frames) / kind.fps
     # A timestamp is written in milliseconds there.
@@ -107,8 +107,10 @@ def test_frames_a_second_are_a_grid_that_does_not_drift(
     kind, path = replace(BY_NAME[name], size=(64, 48)), tmp_path / name
     kind.make(kind, path)
     fps = part * kind.fps
-    shown = {round(at_s, 6): number_in(pixels) for pixels, at_s in taken(Live(str(path), fps=None))}
-    frames = taken(Live(str(path), fps=fps))
+    shown = {
+        round(at_s, 6): number_in(pixels) for pixels, at_s in taken(LiveSource(str(path), fps=None))
+    }
+    frames = taken(LiveSource(str(path), fps=fps))
     cells = [int(at_s * fps + 1e-6) for at_s in times(frames)]
     assert cells == sorted({int(at_s * fps + 1e-6) for at_s in shown})
     assert numbers(frames) == [shown[round(at_s, 6)] for at_s in times(frames)]
@@ -116,7 +118,7 @@ def test_frames_a_second_are_a_grid_that_does_not_drift(
 
 def test_a_file_is_never_played_faster_than_asked(broadcast: Path) -> None:
     began = time.monotonic()
-    for _, at_s in Live(str(broadcast), fps=5.0, speed=4.0, start_s=30.0):
+    for _, at_s in LiveSource(str(broadcast), fps=5.0, speed=4.0, start_s=30.0):
         assert time.monotonic() - began >= (at_s - 30) / 4
 
 
@@ -126,20 +128,20 @@ def test_size_scales_the_shortest_edge_and_never_up(tmp_path: Path, name: str) -
     kind.make(kind, path)
     width, height = kind.shown_size
     for size, scale in ((24, 0.5), (1000, 1)):
-        frames = taken(Live(str(path), fps=None, size=size))
+        frames = taken(LiveSource(str(path), fps=None, size=size))
         assert {p.shape for p, _ in frames} == {(height * scale, width * scale, 3)}
         assert numbers(frames) == list(kind.numbers)
 
 
 def test_a_file_is_read_again_by_a_second_iteration(broadcast: Path) -> None:
-    source = Live(str(broadcast), fps=5)
+    source = LiveSource(str(broadcast), fps=5)
     assert numbers(list(source)) == numbers(list(source)) == list(range(0, 50, 5))
 
 
 def test_the_video_is_found_among_other_streams(tmp_path: Path) -> None:
     kind = BY_NAME["among others.mkv"]
     kind.make(kind, tmp_path / "a.mkv")
-    assert numbers(taken(Live(str(tmp_path / "a.mkv"), fps=None))) == list(kind.numbers)
+    assert numbers(taken(LiveSource(str(tmp_path / "a.mkv"), fps=None))) == list(kind.numbers)
 
 
 def test_what_is_no_video_is_named(tmp_path: Path) -> None:
@@ -154,7 +156,7 @@ def test_what_is_no_video_is_named(tmp_path: Path) -> None:
         (tmp_path, "folder"),
         (tmp_path / "missing.mp4", "not_found"),
     ]:
-        assert code_of(outcome(lambda path=path: list(Live(str(path))))) == code
+        assert code_of(outcome(lambda path=path: list(LiveSource(str(path))))) == code
 
 
 def test_a_file_without_a_single_frame_is_an_error(broadcast: Path, tmp_path: Path) -> None:
@@ -163,14 +165,14 @@ def test_a_file_without_a_single_frame_is_an_error(broadcast: Path, tmp_path: Pa
     with pytest.raises(VideoError):
         open_video(path)
     with pytest.raises(VideoError):
-        list(Live(str(path)))
+        list(LiveSource(str(path)))
 
 
 @pytest.mark.parametrize("name", ["fps", "speed", "deadline_s"])
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
 def test_settings_are_checked(name: str, value: float) -> None:
     with pytest.raises(SettingsError, match=f"{name}: .* given"):
-        Live("rtsp://127.0.0.1/", **{name: value})
+        LiveSource("rtsp://127.0.0.1/", **{name: value})
 
 
 # -- what a broadcast does
@@ -189,19 +191,19 @@ def test_a_picture_that_changes_its_size(tmp_path: Path) -> None:
         parts.append((tmp_path / "part.ts").read_bytes())
     path = tmp_path / "whole.ts"
     path.write_bytes(b"".join(parts))
-    frames = taken(Live(str(path), fps=None))
+    frames = taken(LiveSource(str(path), fps=None))
     shapes = [shape for shape, _ in itertools.groupby(pixels.shape for pixels, _ in frames)]
     assert shapes == [(48, 64, 3), (96, 128, 3), (64, 48, 3)]
     assert numbers(frames)[-25:] == list(range(50, 75))
     assert len(frames) >= 70
-    small = taken(Live(str(path), fps=None, size=24))
+    small = taken(LiveSource(str(path), fps=None, size=24))
     assert {pixels.shape for pixels, _ in small} == {(24, 32, 3), (32, 24, 3)}
 
 
 def test_a_clock_that_starts_again(broadcast: Path, tmp_path: Path) -> None:
     path = tmp_path / "again.ts"
     path.write_bytes(3 * broadcast.read_bytes())
-    frames = taken(Live(str(path), fps=None))
+    frames = taken(LiveSource(str(path), fps=None))
     assert numbers(frames) == 3 * list(range(50))
     np.testing.assert_allclose(times(frames), np.arange(150) / 25, rtol=0, atol=PTS_S)
 
@@ -229,7 +231,7 @@ def test_damage_is_passed_over(
 ) -> None:
     path = tmp_path / "damaged.ts"
     path.write_bytes(damage(broadcast))
-    source = Live(str(path), fps=None)
+    source = LiveSource(str(path), fps=None)
     frames = taken(source)
     assert len(frames) >= 10
     if damage is not noise:  # of which the demuxer says nothing
@@ -292,10 +294,10 @@ def resources_are_no_more_than(expected: tuple[int, int]) -> bool:
 
 def test_a_broadcast_over_tcp_goes_away_and_comes_back(broadcast: Path) -> None:
     data = broadcast.read_bytes()
-    list(Live(str(broadcast)))  # whatever is opened once and for all is open now
+    list(LiveSource(str(broadcast)))  # whatever is opened once and for all is open now
     before = resources()
     broadcaster = Broadcaster(data)
-    source = Live(broadcaster.url, fps=None, deadline_s=SLACK_S)
+    source = LiveSource(broadcaster.url, fps=None, deadline_s=SLACK_S)
     shown, held, killed_at, since = [], [], -1, 0
     late = threading.Timer(3 * SLACK_S, source.close)
     late.start()
@@ -339,7 +341,7 @@ def test_a_broadcast_over_udp(broadcast: Path) -> None:
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        frames = taken(Live(f"udp://127.0.0.1:{address[1]}", fps=None), 120)
+        frames = taken(LiveSource(f"udp://127.0.0.1:{address[1]}", fps=None), 120)
     finally:
         over.set()
         sender.join()
@@ -376,7 +378,7 @@ def test_of_several_sizes_the_smallest_that_is_large_enough_is_taken(
         playlist += f"#EXT-X-STREAM-INF:BANDWIDTH={width}000,RESOLUTION={width}x{height}\n{name}\n"
     (tmp_path / "all.m3u8").write_text(playlist)
     with web(tmp_path) as url:
-        frames = taken(Live(f"{url}/all.m3u8", fps=None, size=size))
+        frames = taken(LiveSource(f"{url}/all.m3u8", fps=None, size=size))
     assert {min(pixels.shape[:2]) for pixels, _ in frames} == {min(edge, size or edge)}
     assert len(frames) == 50
 
@@ -385,20 +387,20 @@ def test_hls_with_an_end_ends_by_itself(tmp_path: Path) -> None:
     write(HLS, tmp_path / "list.m3u8")
     assert len(list(tmp_path.glob("*.ts"))) > 1
     with web(tmp_path) as url:
-        frames = taken(Live(f"{url}/list.m3u8", fps=None))
+        frames = taken(LiveSource(f"{url}/list.m3u8", fps=None))
     assert numbers(frames) == list(range(50))
     np.testing.assert_allclose(times(frames), np.arange(50) / 25, rtol=0, atol=PTS_S)
 
 
 def test_a_test_picture_has_no_end() -> None:
-    source = Live("testsrc=size=64x48:rate=25", fps=None, format="lavfi")
+    source = LiveSource("testsrc=size=64x48:rate=25", fps=None, format="lavfi")
     frames = taken(source, 100)
     np.testing.assert_allclose(times(frames), np.arange(100) / 25, rtol=0, atol=PTS_S)
     assert source.reconnects == 0
 
 
 def test_a_live_source_that_ends_is_waited_for() -> None:
-    source = Live("testsrc=size=64x48:rate=25:duration=0.2", fps=None, format="lavfi")
+    source = LiveSource("testsrc=size=64x48:rate=25:duration=0.2", fps=None, format="lavfi")
     assert len(taken(source, 20)) == 20
     assert source.reconnects == 3  # five frames at a time
 
@@ -418,7 +420,7 @@ def test_a_source_that_never_answers(scheme: str) -> None:
             server.listen()
         began = time.monotonic()
         with pytest.raises(VideoError, match=r"no answer within 0\.5 s") as caught:
-            list(Live(url, deadline_s=DEADLINE_S))
+            list(LiveSource(url, deadline_s=DEADLINE_S))
         assert caught.value.code == "deadline"
         assert time.monotonic() - began < 10 * DEADLINE_S
 
@@ -454,7 +456,7 @@ def served(broadcast: Path) -> Iterator[Callable[[int | None], str]]:
 def test_a_source_that_ends_before_its_first_frame_raises(
     served: Callable[[int | None], str], packets: int
 ) -> None:
-    source = Live(served(packets), deadline_s=2.0)
+    source = LiveSource(served(packets), deadline_s=2.0)
     try:
         code_of(outcome(lambda: next(iter(source)), within_s=8.0))
     finally:
@@ -465,7 +467,7 @@ def test_nobody_there_is_an_error_at_first() -> None:
     with socket.socket() as unused:  # bound, but not listening
         unused.bind(("127.0.0.1", 0))
         url = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
-        assert code_of(outcome(lambda: list(Live(url)))) == "unreadable"
+        assert code_of(outcome(lambda: list(LiveSource(url)))) == "unreadable"
 
 
 def test_a_source_that_falls_silent_is_connected_anew(broadcast: Path) -> None:
@@ -482,7 +484,7 @@ def test_a_source_that_falls_silent_is_connected_anew(broadcast: Path) -> None:
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    source = Live(f"tcp://127.0.0.1:{server.getsockname()[1]}", fps=None, deadline_s=2.0)
+    source = LiveSource(f"tcp://127.0.0.1:{server.getsockname()[1]}", fps=None, deadline_s=2.0)
     try:
         frames = outcome(lambda: taken(source, 120))
     finally:
@@ -531,7 +533,7 @@ def test_a_pipe_ends_with_its_writer(broadcast: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     threading.Thread(target=pipe.write_bytes, args=(broadcast.read_bytes(),), daemon=True).start()
-    source = Live(str(pipe), fps=None)
+    source = LiveSource(str(pipe), fps=None)
     frames = outcome(lambda: taken(source))
     assert isinstance(frames, list), frames
     assert numbers(frames) == list(range(50))
@@ -548,7 +550,10 @@ def pipe(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_pipe_nobody_writes_into_has_a_deadline(pipe: Path) -> None:
-    assert code_of(outcome(lambda: list(Live(str(pipe), deadline_s=DEADLINE_S)), 8.0)) == "deadline"
+    assert (
+        code_of(outcome(lambda: list(LiveSource(str(pipe), deadline_s=DEADLINE_S)), 8.0))
+        == "deadline"
+    )
 
 
 def test_a_pipe_that_falls_silent_has_a_deadline(broadcast: Path, pipe: Path) -> None:
@@ -563,7 +568,7 @@ def test_a_pipe_that_falls_silent_has_a_deadline(broadcast: Path, pipe: Path) ->
     writer = threading.Thread(target=write_and_wait)
     writer.start()
     try:
-        found = outcome(lambda: list(Live(str(pipe), deadline_s=DEADLINE_S)), 8.0)
+        found = outcome(lambda: list(LiveSource(str(pipe), deadline_s=DEADLINE_S)), 8.0)
     finally:
         over.set()
         writer.join()
@@ -579,7 +584,7 @@ def test_closing_from_another_thread_ends_the_iteration(
 ) -> None:
     """Whether it is being decoded or waited for."""
     path = str(broadcast) if speed else "testsrc=size=64x48:rate=25"
-    source = Live(path, fps=None, speed=speed, format=None if speed else "lavfi")
+    source = LiveSource(path, fps=None, speed=speed, format=None if speed else "lavfi")
     shown = []
 
     def iterate() -> str:
@@ -598,7 +603,7 @@ def test_closing_ends_the_wait_for_a_source_that_is_gone(
 ) -> None:
     monkeypatch.setattr(live, "_BACKOFF_S", 1000.0)
     monkeypatch.setattr(live, "_LONGEST_BACKOFF_S", 1000.0)
-    source = Live(served(None), fps=None)
+    source = LiveSource(served(None), fps=None)
     frames = []
 
     def iterate() -> str:
@@ -613,16 +618,16 @@ def test_closing_ends_the_wait_for_a_source_that_is_gone(
 
 
 def test_a_closed_source_gives_nothing(broadcast: Path) -> None:
-    source = Live(str(broadcast))
+    source = LiveSource(str(broadcast))
     source.close()
     assert list(source) == []
 
 
 def test_an_iteration_left_early_lets_go_of_everything(broadcast: Path) -> None:
-    list(Live(str(broadcast)))
+    list(LiveSource(str(broadcast)))
     before = resources()
     for _ in range(5):
-        frames = iter(Live(str(broadcast), fps=None))
+        frames = iter(LiveSource(str(broadcast), fps=None))
         next(frames)
         frames.close()  # type: ignore[attr-defined]
     assert resources_are_no_more_than(before)
@@ -638,7 +643,7 @@ def grey(level: int, width: int = 640, height: int = 480) -> Pixels:
 def test_shrunk_is_a_copy_that_nobody_else_writes_into() -> None:
     pixels = grey(100)
     for size in (None, 480, 1000):
-        copy = shrunk(pixels, size)
+        copy = downscale(pixels, size)
         assert not np.shares_memory(copy, pixels)
         np.testing.assert_array_equal(copy, pixels)
 
@@ -647,7 +652,7 @@ def test_shrunk_is_a_copy_that_nobody_else_writes_into() -> None:
 def test_shrunk_scales_the_shortest_edge(turns: int) -> None:
     upright = np.repeat(paint(77, 640, 480)[:, :, None], 3, axis=2)
     turned = np.rot90(upright, turns)  # not contiguous
-    small = shrunk(turned, 48)
+    small = downscale(turned, 48)
     assert small.dtype == np.uint8
     assert small.shape == ((64, 48, 3) if turns % 2 else (48, 64, 3))
     assert number_in(np.rot90(small, -turns)) == 77
@@ -658,8 +663,8 @@ def test_somebody_at_the_far_door_is_noticed(corner: tuple[int, int]) -> None:
     empty, somebody = grey(90), grey(90)
     y, x = corner
     somebody[y : y + 10, x : x + 10] = 220  # a three thousandth of the picture
-    assert not same(thumbnail(empty), thumbnail(somebody), 0.02)
-    assert not same(thumbnail(somebody), thumbnail(empty), 0.02)
+    assert not is_similar(thumbnail(empty), thumbnail(somebody), 0.02)
+    assert not is_similar(thumbnail(somebody), thumbnail(empty), 0.02)
 
 
 def test_noise_is_not_noticed() -> None:
@@ -668,26 +673,26 @@ def test_noise_is_not_noticed() -> None:
         (grey(90) + random.integers(-12, 13, (480, 640, 3))).astype(np.uint8) for _ in range(2)
     )
     assert np.abs(one.astype(int) - other).max() > 20
-    assert same(thumbnail(one), thumbnail(other), 0.02)
-    assert same(thumbnail(one), thumbnail(one), 0.0)
+    assert is_similar(thumbnail(one), thumbnail(other), 0.02)
+    assert is_similar(thumbnail(one), thumbnail(one), 0.0)
 
 
 def test_black_and_white_differ_by_all_there_is() -> None:
     black, white = thumbnail(grey(0)), thumbnail(grey(255))
     assert black.shape == (32, 32, 3)
-    assert same(black, white, 1.0)
-    assert not same(black, white, 0.99)
+    assert is_similar(black, white, 1.0)
+    assert not is_similar(black, white, 0.99)
 
 
 def test_whoever_takes_his_time_is_not_taken_for_a_silent_source(broadcast: Path) -> None:
     times = []
-    for _, at_s in Live(str(broadcast), fps=2.0, deadline_s=0.2):
+    for _, at_s in LiveSource(str(broadcast), fps=2.0, deadline_s=0.2):
         times.append(at_s)
         time.sleep(0.3)
     assert len(times) >= 3
 
 
 def test_a_file_of_a_named_format_ends_once(broadcast: Path) -> None:
-    named = Live(str(broadcast), fps=None, format="mpegts")
-    assert [at_s for _, at_s in named] == [at_s for _, at_s in Live(str(broadcast), fps=None)]
+    named = LiveSource(str(broadcast), fps=None, format="mpegts")
+    assert [at_s for _, at_s in named] == [at_s for _, at_s in LiveSource(str(broadcast), fps=None)]
     assert named.reconnects == 0

@@ -46,11 +46,11 @@ class Door:
 
     def __init__(self, qa: VideoQA) -> None:
         self._encode = qa.encoder.encode
-        self.open, self.reached = threading.Event(), threading.Event()
+        self.open, self.wait_until = threading.Event(), threading.Event()
         self.error: BaseException | None = None
 
     def __call__(self, frames: FrameBatch, *arguments: Any) -> VisualTokens:
-        self.reached.set()
+        self.wait_until.set()
         assert self.open.wait(SLACK_S)
         if self.error is not None:
             raise self.error
@@ -383,9 +383,9 @@ def test_what_was_read_before_gives_the_same_scores(qa: VideoQA) -> None:
         for start in range(0, 40, 4):
             push(stream, range(start, start + 4), first_s=float(start))
             tokens = stream.tokens()
-            prefix = qa.language.read(tokens, known)
+            prefix = qa.language.prefill(tokens, known)
             before = known and qa.language.logits(known[1], QUESTION)
-            fresh = qa.language.logits(qa.language.read(tokens), QUESTION)
+            fresh = qa.language.logits(qa.language.prefill(tokens), QUESTION)
             scores = qa.language.logits(prefix, QUESTION)
             torch.testing.assert_close(scores, fresh, rtol=0, atol=LOGITS_F32)
             assert stream.ask(QUESTION).text == qa.ask(tokens, QUESTION).text
@@ -597,7 +597,7 @@ def test_an_error_of_the_last_frame_is_told_at_the_end(qa: VideoQA, door: Door) 
     def watch() -> None:
         with stream:
             stream.push(frame(1), 0.0)
-            assert door.reached.wait(SLACK_S)
+            assert door.wait_until.wait(SLACK_S)
             threading.Timer(0.1, door.open.set).start()
 
     with pytest.raises(RuntimeError, match="gone"):

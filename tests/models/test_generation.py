@@ -11,7 +11,7 @@ import torch
 from transformers import StoppingCriteriaList
 
 from tests.waiting import SLACK_S, until
-from vzvideo.models.generation import Generation, Say, spoken
+from vzvideo.models.generation import Generation, Say, stream_text
 
 IDS: Any = torch.zeros(1, 3, dtype=torch.long)
 SCORES: Any = torch.zeros(1, 5)
@@ -25,7 +25,7 @@ def test_pieces_come_while_the_work_goes_on() -> None:
         assert heard.wait(SLACK_S)
         say("two")
 
-    pieces = spoken(work)
+    pieces = stream_text(work)
     assert next(pieces) == "one"
     heard.set()
     assert list(pieces) == ["two"]
@@ -40,7 +40,7 @@ def test_whoever_leaves_early_ends_the_work() -> None:
         until(lambda: stop(IDS, SCORES).all())
         ended.set()
 
-    pieces = spoken(work)
+    pieces = stream_text(work)
     with closing(pieces):
         assert next(pieces) == "one"
         assert not ended.is_set()
@@ -52,7 +52,7 @@ def test_an_error_is_raised_where_it_is_listened_to() -> None:
         say("one")
         raise KeyError("gone")
 
-    pieces = spoken(work)
+    pieces = stream_text(work)
     assert next(pieces) == "one"
     with pytest.raises(KeyError, match="gone"):
         next(pieces)

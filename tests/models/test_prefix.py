@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from vzvideo.errors import ModelError
-from vzvideo.models.prefix import Prefix, alike, copy_cache
+from vzvideo.models.prefix import Prefix, common_prefix_length, copy_cache
 
 
 def filled(lengths: tuple[int, ...] = (5, 5)) -> DynamicCache:
@@ -59,8 +59,8 @@ def test_how_far_two_begin_alike() -> None:
     one = torch.arange(12.0).view(4, 3)
     other = one.clone()
     other[2, 1] += 1
-    assert alike(one, one) == 4
-    assert alike(one, other) == 2
-    assert alike(one, one[:3]) == alike(one[:3], one) == 3
-    assert alike(one, one[:0]) == 0
-    assert alike(one, one + 1) == 0
+    assert common_prefix_length(one, one) == 4
+    assert common_prefix_length(one, other) == 2
+    assert common_prefix_length(one, one[:3]) == common_prefix_length(one[:3], one) == 3
+    assert common_prefix_length(one, one[:0]) == 0
+    assert common_prefix_length(one, one + 1) == 0

@@ -6,9 +6,9 @@ import pytest
 
 from pipelines.mini.packing import Packer, packer_for
 from tests.conftest import small_model, small_tokenizer
-from vzvideo.models.language import VideoLlava
+from vzvideo.models.language import LanguageModel
 
 
 @pytest.fixture
 def packer() -> Packer:
-    return packer_for(VideoLlava(small_model(), small_tokenizer()))
+    return packer_for(LanguageModel(small_model(), small_tokenizer()))

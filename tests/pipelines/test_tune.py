@@ -98,8 +98,8 @@ def test_what_was_learned_is_likelier(questions: Path, checkpoint: Path, tmp_pat
     scores = []
     for folder in (checkpoint, out):
         qa = vzvideo.load(str(folder), device="cpu", dtype="float32", frames=4, tokens_per_frame=5)
-        prefix = qa.language.read(qa.encode(questions.parent / "1.mp4"))
-        scores += qa.language.likelihoods(prefix, "What happens?", ["Two dogs run."])
+        prefix = qa.language.prefill(qa.encode(questions.parent / "1.mp4"))
+        scores += qa.language.log_likelihoods(prefix, "What happens?", ["Two dogs run."])
     assert scores[1] > scores[0] + 1
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 import vzvideo
 from vzvideo.models import catalog, weights
 from vzvideo.models.encoder import join
-from vzvideo.qa.evidence import Evidence, evidence, fine
-from vzvideo.words import clock
+from vzvideo.qa.evidence import Evidence, evidence, needs_tenths
+from vzvideo.words import format_time
 
 shares = st.lists(st.floats(0, 1), min_size=1, max_size=40).filter(lambda all: sum(all) > 1e-3)
 
@@ -85,7 +85,7 @@ def test_numbers_are_plain_json() -> None:
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=30, unique=True).map(sorted))
 def test_times_at_least_a_tenth_apart_read_differently(ticks: list[int]) -> None:
     pts_s = np.array(ticks) / 10
-    words = {clock(time_s, fine(pts_s)) for time_s in pts_s}
+    words = {format_time(time_s, needs_tenths(pts_s)) for time_s in pts_s}
     assert len(words) == len(pts_s)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from vzvideo.errors import VideoError
-from vzvideo.qa.prefetch import Ahead, Clock
+from vzvideo.qa.prefetch import Prefetch, StageTimer
 
 
 def test_ahead_overlaps_and_keeps_order() -> None:
@@ -21,7 +21,7 @@ def test_ahead_overlaps_and_keeps_order() -> None:
         made.set()
         yield 1
 
-    ahead = Ahead(items())
+    ahead = Prefetch(items())
     numbers = iter(ahead)
     assert next(numbers) == 0
     assert made.wait(5), "the second item was not begun while the first was in hand"
@@ -37,7 +37,7 @@ def test_ahead_is_bounded_and_stops_when_closed() -> None:
             begun.append(number)
             yield number
 
-    ahead = Ahead(items(), depth=2)
+    ahead = Prefetch(items(), depth=2)
     assert next(iter(ahead)) == 0
     deadline = time.monotonic() + 5
     while len(begun) < 4 and time.monotonic() < deadline:
@@ -52,7 +52,7 @@ def test_ahead_passes_errors_on() -> None:
         yield 0
         raise VideoError("gone")
 
-    ahead = Ahead(items())
+    ahead = Prefetch(items())
     numbers = iter(ahead)
     assert next(numbers) == 0
     with pytest.raises(VideoError, match="gone"):
@@ -61,7 +61,7 @@ def test_ahead_passes_errors_on() -> None:
 
 
 def test_timed_counts_the_waiting_and_nothing_else() -> None:
-    clock = Clock()
+    clock = StageTimer()
 
     def items() -> Iterator[int]:
         for number in range(3):
@@ -74,9 +74,9 @@ def test_timed_counts_the_waiting_and_nothing_else() -> None:
 
 
 def test_a_clock_says_when_each_stage_worked() -> None:
-    clock = Clock()
+    clock = StageTimer()
     begun_s = time.perf_counter()
-    ahead = Ahead(clock.timed(iter(range(20)), "decode"))
+    ahead = Prefetch(clock.timed(iter(range(20)), "decode"))
     for _ in ahead:
         with clock.stage("encode"):
             time.sleep(0.001)
@@ -95,7 +95,7 @@ def test_a_clock_says_when_each_stage_worked() -> None:
 
 
 def test_what_fails_is_not_counted() -> None:
-    clock = Clock()
+    clock = StageTimer()
     with pytest.raises(VideoError), clock.stage("decode"):
         raise VideoError("gone")
     assert clock.spans == []

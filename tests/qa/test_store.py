@@ -297,7 +297,7 @@ def test_an_edit_anywhere_in_a_file_of_up_to_4_mb_changes_its_key(tmp_path: Path
     content = bytearray(np.random.default_rng(0).bytes(4 * MB))
     path.write_bytes(content)
     os.utime(path, ns=(0, 0))
-    keys = {store.content_key(path)}
+    keys = {store.content_hash(path)}
     places = [0, 1, 4 * MB - 1, *np.random.default_rng(1).integers(0, 4 * MB, 20).tolist()]
     with path.open("r+b") as file:
         for place in places:
@@ -305,7 +305,7 @@ def test_an_edit_anywhere_in_a_file_of_up_to_4_mb_changes_its_key(tmp_path: Path
             file.write(bytes([content[place] ^ 1]))
             file.flush()
             os.utime(path, ns=(0, 0))  # the time of change is put back: the content must tell
-            keys.add(store.content_key(path))
+            keys.add(store.content_hash(path))
     assert len(keys) == 1 + len(places)
 
 
@@ -313,12 +313,12 @@ def test_size_and_time_of_change_are_part_of_the_key(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"a" * 100)
     os.utime(path, ns=(0, 0))
-    first = store.content_key(path)
+    first = store.content_hash(path)
     os.utime(path, ns=(0, 1))
-    assert store.content_key(path) != first
+    assert store.content_hash(path) != first
     path.write_bytes(b"a" * 101)
     os.utime(path, ns=(0, 0))
-    assert store.content_key(path) != first
+    assert store.content_hash(path) != first
 
 
 def test_of_a_large_file_blocks_are_read_and_what_lies_between_is_not(tmp_path: Path) -> None:
@@ -332,14 +332,14 @@ def test_of_a_large_file_blocks_are_read_and_what_lies_between_is_not(tmp_path: 
             file.seek(place)
             file.write(b"x")
         os.utime(path, ns=(0, 0))
-        key = store.content_key(path)
+        key = store.content_hash(path)
         with path.open("r+b") as file:
             file.seek(place)
             file.write(b"\0")
         return key
 
     os.utime(path, ns=(0, 0))
-    first = store.content_key(path)
+    first = store.content_hash(path)
     for block in (0, 1, 31, 63):
         assert key_with(block * MB) != first
         assert key_with(block * MB + (1 << 16) - 1) != first

@@ -63,7 +63,7 @@ def test_many_answers_as_one_by_one(qa: VideoQA, clip: Path) -> None:
 
 def test_beams_reach_the_model_however_it_is_asked(qa: VideoQA, clip: Path) -> None:
     tokens, question = qa.encode(clip, frames=4), "Is there a cat?"
-    prefix = qa.language.read(tokens)
+    prefix = qa.language.prefill(tokens)
     said = qa.language.answer(prefix, question, max_new_tokens=6, num_beams=3)
     assert said != qa.ask(tokens, question).text
     assert qa.ask(tokens, question, num_beams=3).text == said
@@ -147,8 +147,8 @@ def test_evidence_is_what_the_answer_attended_to(qa: VideoQA, clip: Path) -> Non
     assert found.tokens.sum() == pytest.approx(1)
     np.testing.assert_allclose(found.frames, found.tokens.reshape(4, 5).sum(1))
     np.testing.assert_array_equal(found.pts_s, encoded.tokens.pts_s)
-    prefix, _ = qa.read(encoded.tokens)
-    attended = qa.language.attended(prefix, "What happens?", answer.text)
+    prefix, _ = qa.prefill(encoded.tokens)
+    attended = qa.language.attention_to_video(prefix, "What happens?", answer.text)
     np.testing.assert_allclose(found.tokens, attended, rtol=1e-5)
     # By tokens as by what they came in, and again later; and the answer stays what it was.
     np.testing.assert_array_equal(qa.evidence(encoded.tokens, answer).tokens, found.tokens)
@@ -162,7 +162,7 @@ def test_evidence_reads_the_video_only_where_it_is_another(
     answer = qa.ask(tokens, "What happens?")
     expected = qa.evidence(tokens, answer)
     read, times = qa.language.read, []
-    monkeypatch.setattr(qa.language, "read", lambda *given: times.append(1) or read(*given))
+    monkeypatch.setattr(qa.language, "prefill", lambda *given: times.append(1) or read(*given))
     qa.evidence(tokens, answer)
     assert times == []
     qa.forget()
@@ -210,10 +210,10 @@ def test_the_longest_question_is_the_one_of_most_tokens(qa: VideoQA) -> None:
     short, long = "Who is there in the meadow?", "\u4e2d\u6587\u4e2d\u6587\u4e2d\u6587\u4e2d\u6587?"
     assert len(long) < len(short)
     assert qa.language.prompts.length(long) > qa.language.prompts.length(short)
-    assert qa.longest([short, long, "Who?"]) == long
-    assert qa.longest([f"  {short} "]) == short
+    assert qa.longest_question([short, long, "Who?"]) == long
+    assert qa.longest_question([f"  {short} "]) == short
     with pytest.raises(SettingsError, match="empty"):
-        qa.longest([short, " "])
+        qa.longest_question([short, " "])
 
 
 @pytest.mark.parametrize(

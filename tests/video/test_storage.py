@@ -33,7 +33,7 @@ def places(folder: Path) -> tuple[str, str]:
 
 
 def listed(where: str, pattern: str) -> list[str]:
-    names = storage.listed(f"{where}/{pattern}" if pattern else where, ENDINGS)
+    names = storage.list_files(f"{where}/{pattern}" if pattern else where, ENDINGS)
     assert all(name.startswith(where) for name in names)
     return [name.removeprefix(f"{where}/") for name in names]
 
@@ -77,8 +77,8 @@ def test_path_and_uri_name_the_same_files(folder: Path, pattern: str, names: lis
 
 def test_a_slash_at_the_end_changes_nothing(folder: Path) -> None:
     path, uri = places(folder)
-    assert storage.listed(f"{path}/sub/", ENDINGS) == storage.listed(f"{path}/sub", ENDINGS)
-    assert storage.listed(f"{uri}/sub/", ENDINGS) == storage.listed(f"{uri}/sub", ENDINGS)
+    assert storage.list_files(f"{path}/sub/", ENDINGS) == storage.list_files(f"{path}/sub", ENDINGS)
+    assert storage.list_files(f"{uri}/sub/", ENDINGS) == storage.list_files(f"{uri}/sub", ENDINGS)
 
 
 @pytest.mark.parametrize(
@@ -93,15 +93,15 @@ def test_a_star_names_files_of_one_folder(folder: Path, pattern: str, names: lis
 def test_a_file_whose_name_looks_like_a_pattern_is_found(folder: Path) -> None:
     path = folder / "Title [dQw4w9WgXcQ].mp4"
     path.touch()
-    assert storage.listed(str(path), ENDINGS) == [str(path)]
+    assert storage.list_files(str(path), ENDINGS) == [str(path)]
 
 
 @pytest.mark.parametrize("name", ["b c.mp4", "ü.mp4", "h#1.mp4", "p%20q.mp4", "q?.mp4"])
 def test_what_is_listed_can_be_opened_whatever_its_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"content")
-    (uri,) = storage.listed(tmp_path.as_uri(), ENDINGS)
-    assert storage.version(uri) == storage.version(str(tmp_path / name))
-    with storage.opened(uri) as file:
+    (uri,) = storage.list_files(tmp_path.as_uri(), ENDINGS)
+    assert storage.file_version(uri) == storage.file_version(str(tmp_path / name))
+    with storage.open_input(uri) as file:
         assert file.read() == b"content"
 
 
@@ -110,28 +110,28 @@ def test_what_is_listed_can_be_opened_whatever_its_name(tmp_path: Path, name: st
 
 def test_path_and_uri_have_the_same_version(folder: Path) -> None:
     one, other = places(folder)
-    assert storage.version(f"{one}/a.mp4") == storage.version(f"{other}/a.mp4") != ""
+    assert storage.file_version(f"{one}/a.mp4") == storage.file_version(f"{other}/a.mp4") != ""
 
 
 def test_a_version_changes_with_the_file(folder: Path) -> None:
     path = folder / "a.mp4"
     for where in places(folder):
         os.utime(path, ns=(0, 0))
-        versions = {storage.version(f"{where}/a.mp4")}
+        versions = {storage.file_version(f"{where}/a.mp4")}
         os.utime(path, ns=(0, 1))
-        versions.add(storage.version(f"{where}/a.mp4"))
+        versions.add(storage.file_version(f"{where}/a.mp4"))
         path.write_bytes(path.read_bytes() + b"more")
         os.utime(path, ns=(0, 1))
-        versions.add(storage.version(f"{where}/a.mp4"))
+        versions.add(storage.file_version(f"{where}/a.mp4"))
         assert len(versions) == 3
         assert "" not in versions
 
 
 def test_what_is_not_there_and_what_cannot_be_asked_has_no_version(folder: Path) -> None:
     for where in places(folder):
-        assert storage.version(f"{where}/none.mp4") == ""
-    assert storage.version("https://host/a.mp4") == ""
-    assert storage.version("rtsp://host/a") == ""
+        assert storage.file_version(f"{where}/none.mp4") == ""
+    assert storage.file_version("https://host/a.mp4") == ""
+    assert storage.file_version("rtsp://host/a") == ""
 
 
 # -- reading
@@ -139,27 +139,27 @@ def test_what_is_not_there_and_what_cannot_be_asked_has_no_version(folder: Path)
 
 def test_an_opened_file_can_be_read_from_any_place(folder: Path) -> None:
     for where in places(folder):
-        with storage.opened(f"{where}/sub/c.mp4") as file:
+        with storage.open_input(f"{where}/sub/c.mp4") as file:
             assert file.read(2) == b"su"
             file.seek(-3, os.SEEK_END)
             assert file.read() == b"mp4"
             file.seek(0)
             assert file.read() == b"sub/c.mp4"
         with pytest.raises(FileNotFoundError):
-            storage.opened(f"{where}/none")
+            storage.open_input(f"{where}/none")
 
 
 def test_a_stored_file_is_fetched_and_a_local_one_stays(folder: Path, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     path, uri = places(folder)
-    assert storage.fetched(f"{path}/sub/c.mp4", scratch) == folder / "sub/c.mp4"
+    assert storage.local_copy(f"{path}/sub/c.mp4", scratch) == folder / "sub/c.mp4"
     assert list(scratch.iterdir()) == []
-    copy = storage.fetched(f"{uri}/sub/c.mp4", scratch)
+    copy = storage.local_copy(f"{uri}/sub/c.mp4", scratch)
     assert copy == scratch / "c.mp4"
     assert copy.read_text() == "sub/c.mp4"
     with pytest.raises(SettingsError, match="none"):
-        storage.fetched(f"{uri}/none.csv", scratch)
+        storage.local_copy(f"{uri}/none.csv", scratch)
 
 
 # -- writing
@@ -168,26 +168,26 @@ def test_a_stored_file_is_fetched_and_a_local_one_stays(folder: Path, tmp_path: 
 def test_what_is_written_is_there_alone_and_replaces_what_was(tmp_path: Path) -> None:
     for where in places(tmp_path / "new"):
         name = storage.join(f"{where}/deep", "x.bin")
-        storage.write(name, b"long content")
-        storage.write(name, b"short")
+        storage.write_atomic(name, b"long content")
+        storage.write_atomic(name, b"short")
         assert (tmp_path / "new/deep/x.bin").read_bytes() == b"short"
         assert os.listdir(tmp_path / "new/deep") == ["x.bin"]
 
 
 def test_a_write_that_fails_leaves_what_was_and_nothing_besides(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
-    storage.write(str(path), b"before")
+    storage.write_atomic(str(path), b"before")
     with full_disk(10_000), pytest.raises(OSError, match="large"):
-        storage.write(str(path), b"x" * 100_000)
+        storage.write_atomic(str(path), b"x" * 100_000)
     assert path.read_bytes() == b"before"
     assert os.listdir(tmp_path) == ["x.bin"]
     with pytest.raises(OSError, match=r"x\.bin"):
-        storage.write(str(path / "y.bin"), b"below a file")
+        storage.write_atomic(str(path / "y.bin"), b"below a file")
 
 
 def test_what_is_written_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
-    storage.write(str(tmp_path / "written"), b"")
+    storage.write_atomic(str(tmp_path / "written"), b"")
     assert (tmp_path / "written").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
@@ -196,9 +196,9 @@ def test_what_is_written_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> N
 
 def test_which_names_are_of_a_store() -> None:
     for uri in ("s3://b/x", "gs://b/x", "file:///x", "hdfs://h/x", "abfss://c@a/x"):
-        assert storage.is_stored(uri)
+        assert storage.is_filesystem_uri(uri)
     for name in ("http://h/x", "https://h/x", "rtsp://h/x", "/x", "x", "file", "s3", "s3/x", ""):
-        assert not storage.is_stored(name)
+        assert not storage.is_filesystem_uri(name)
 
 
 def test_names_are_joined_by_path_and_by_uri() -> None:
@@ -261,7 +261,7 @@ def bucket() -> Iterator[str]:
         made = fs.S3FileSystem(endpoint_override=address, scheme="http", allow_bucket_creation=True)
         made.create_dir("clips")
         for name in FILES:
-            storage.write(f"s3://clips/{name}", name.encode())
+            storage.write_atomic(f"s3://clips/{name}", name.encode())
         yield "s3://clips"
     here.stop()
 
@@ -272,40 +272,40 @@ def test_a_bucket_is_listed_as_a_folder_is(bucket: str, folder: Path, pattern: s
 
 
 def test_an_object_is_read_from_any_place_and_has_a_version(bucket: str) -> None:
-    with storage.opened(f"{bucket}/sub/c.mp4") as file:
+    with storage.open_input(f"{bucket}/sub/c.mp4") as file:
         file.seek(-3, os.SEEK_END)
         assert file.read() == b"mp4"
         file.seek(0)
         assert file.read() == b"sub/c.mp4"
-    assert storage.version(f"{bucket}/sub/c.mp4").startswith("9:")
-    assert storage.version(f"{bucket}/none.mp4") == ""
+    assert storage.file_version(f"{bucket}/sub/c.mp4").startswith("9:")
+    assert storage.file_version(f"{bucket}/none.mp4") == ""
     with pytest.raises(FileNotFoundError):
-        storage.opened(f"{bucket}/none.mp4")
+        storage.open_input(f"{bucket}/none.mp4")
     with pytest.raises(SettingsError, match="none"):
-        storage.fetched(f"{bucket}/none.csv", Path())
+        storage.local_copy(f"{bucket}/none.csv", Path())
 
 
 def test_an_object_is_replaced(bucket: str) -> None:
     name = f"{bucket}/written/x.bin"
-    storage.write(name, b"long content")
-    storage.write(name, b"short")
-    with storage.opened(name) as file:
+    storage.write_atomic(name, b"long content")
+    storage.write_atomic(name, b"short")
+    with storage.open_input(name) as file:
         assert file.read() == b"short"
 
 
 @pytest.mark.parametrize("name", ["b c.mp4", "ü.mp4", "h#1.mp4", "p+q.mp4", "[x].mp4"])
 def test_an_object_may_be_named_as_people_name_things(bucket: str, name: str) -> None:
-    storage.write(f"{bucket}/names/{name}", name.encode())
-    found = [uri for uri in storage.listed(f"{bucket}/names/", ENDINGS) if _says(uri, name)]
+    storage.write_atomic(f"{bucket}/names/{name}", name.encode())
+    found = [uri for uri in storage.list_files(f"{bucket}/names/", ENDINGS) if _says(uri, name)]
     assert found == [storage.join(f"{bucket}/names", name)]
     assert _says(f"{bucket}/names/{name}", name)
 
 
 def _says(uri: str, content: str) -> bool:
-    with storage.opened(uri) as file:
+    with storage.open_input(uri) as file:
         return file.read() == content.encode()
 
 
 def test_no_such_bucket(bucket: str) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        storage.opened("s3://nowhere/x.mp4")
+        storage.open_input("s3://nowhere/x.mp4")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.tolerances import FEATURES_F32
-from vzvideo.visionzip.memory import Memory, Moment, change, joined, rezipped
+from vzvideo.visionzip.memory import Memory, Moment, change, merge_moments, merge_tokens
 
 untimed = settings(
     deadline=None, max_examples=60
@@ -229,7 +229,7 @@ def test_one_odd_token_among_many_alike_survives(place: int, keep: int) -> None:
     many = moment(features, role=torch.ones(40, dtype=torch.int64))
     many.weight[:] = 1000
     many.weight[place] = 1
-    small = rezipped(many, keep)
+    small = merge_tokens(many, keep)
     (at,) = torch.nonzero(small.patch == place)
     assert torch.equal(small.features[at[0]], features[place])
     assert small.weight[at[0]] == 1
@@ -267,7 +267,7 @@ def opposites() -> Moment:
 @given(moments(), st.integers(1, 9))
 @example(opposites(), 2)
 def test_a_role_goes_into_another_only_where_nothing_else_is_left(one: Moment, keep: int) -> None:
-    small = rezipped(one, keep)
+    small = merge_tokens(one, keep)
     roles = one.role.unique()
     assert len(small) == min(keep, len(one))
     if keep >= len(roles):
@@ -280,14 +280,14 @@ def test_a_role_goes_into_another_only_where_nothing_else_is_left(one: Moment, k
 @untimed
 @given(moments(), st.integers(1, 9))
 def test_what_fits_is_left_alone(one: Moment, more: int) -> None:
-    assert rezipped(one, len(one)) is one
-    assert rezipped(one, len(one) + more) is one
+    assert merge_tokens(one, len(one)) is one
+    assert merge_tokens(one, len(one) + more) is one
 
 
 @untimed
 @given(moments(least=2))
 def test_the_two_most_alike_become_their_mean(one: Moment) -> None:
-    small = rezipped(one, len(one) - 1)
+    small = merge_tokens(one, len(one) - 1)
     (gone,) = set(one.patch.tolist()) - set(small.patch.tolist())
     (into,) = small.patch[small.weight == 2].tolist()
     assert into < gone  # the earlier one's place stays
@@ -306,9 +306,9 @@ def test_the_two_most_alike_become_their_mean(one: Moment) -> None:
 
 def test_two_moments_joined_span_both() -> None:
     earlier, later = random_moment(0, 1.0, 3), random_moment(1, 5.0, 2)
-    both = joined(earlier, later, 4)
+    both = merge_moments(earlier, later, 4)
     assert (both.start_s, both.end_s, len(both)) == (1.0, 5.0, 4)
-    whole = joined(earlier, later, 9)
+    whole = merge_moments(earlier, later, 9)
     assert torch.equal(whole.features, torch.cat([earlier.features, later.features]))
     assert whole.pts_s.tolist() == [1.0] * 3 + [5.0] * 2
 
@@ -366,19 +366,19 @@ def test_an_empty_memory_has_no_times() -> None:
     memory = Memory(8)
     assert (memory.tokens, memory.start_s, memory.end_s) == (0, -math.inf, -math.inf)
     assert memory.between(-math.inf, math.inf) == ()
-    assert memory.lasting(5.0) is memory
+    assert memory.extend_to(5.0) is memory
 
 
 def test_nothing_changed_lasts() -> None:
     memory = remembered([random_moment(0, 0.0), random_moment(1, 2.0)], 20)
-    lasted = memory.lasting(7.5)
+    lasted = memory.extend_to(7.5)
     assert (memory.end_s, lasted.end_s) == (2.0, 7.5)
     assert lasted.moments[0] is memory.moments[0]
     assert lasted.moments[1].features is memory.moments[1].features
     assert lasted.between(7, 7) == lasted.moments[1:]
     assert memory.between(7, 7) == ()
     assert lasted.changes == memory.changes
-    assert memory.lasting(2.0) is memory.lasting(1.0) is memory  # never backwards
+    assert memory.extend_to(2.0) is memory.extend_to(1.0) is memory  # never backwards
     with pytest.raises(ValueError, match=r"ends 7\.5 s"):
         lasted.add(random_moment(2, 7.0))
 

@@ -25,7 +25,7 @@ from vzvideo.errors import VzVideoError
 from vzvideo.models import weights
 from vzvideo.models.encoder import join
 from vzvideo.qa import video_qa as api
-from vzvideo.qa.prefetch import Clock, Span
+from vzvideo.qa.prefetch import Span, StageTimer
 from vzvideo.video.frames import frames_of
 
 FRAMES = (8, 32)
@@ -95,7 +95,7 @@ def _stages_alone(qa: api.VideoQA, path: Path, frames: int, taken: Columns) -> s
         parts = [qa.encoder.encode(batch, recipe.compression) for batch in batches]
     tokens = join(parts)
     with clocked(taken, "prefill_alone_s"):
-        prefix = qa.language.read(tokens)
+        prefix = qa.language.prefill(tokens)
     with clocked(taken, "generate_alone_s"):
         return qa.language.answer(prefix, QUESTIONS[0], max_new_tokens=NEW_TOKENS)
 
@@ -114,10 +114,10 @@ def _compared(taken: Columns) -> Numbers:
 def first_token(qa: api.VideoQA, path: Path, frames: int) -> list[Span]:
     """When each stage worked until the first piece of an answer was there; seconds from now."""
     begun_s = time.perf_counter()
-    clock = Clock()
+    clock = StageTimer()
     encoded = qa.encode_timed(path, question=QUESTIONS[0], frames=frames)
     with clock.stage("prefill"):
-        prefix, _ = qa.read(encoded.tokens)
+        prefix, _ = qa.prefill(encoded.tokens)
     pieces: Any = qa.language.stream(prefix, QUESTIONS[0], max_new_tokens=NEW_TOKENS)
     with clock.stage("first token"):
         next(pieces, None)

@@ -24,7 +24,7 @@ from transformers import (
 
 from vzvideo.models import loader
 from vzvideo.models.encoder import Encoder
-from vzvideo.models.language import VideoLlava
+from vzvideo.models.language import LanguageModel
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.types import FrameBatch
 
@@ -56,7 +56,7 @@ class Setup:
     video: Path | None = None
 
 
-def load(setup: Setup) -> tuple[Encoder, VideoLlava]:
+def load(setup: Setup) -> tuple[Encoder, LanguageModel]:
     """The model asked for; with a geometry, one of random weights, made on its device."""
     if not setup.geometry:
         return loader.load(Path(setup.model), device=setup.device)
@@ -71,7 +71,7 @@ def load(setup: Setup) -> tuple[Encoder, VideoLlava]:
     del model.model.image_tower
     tokenizer = wordless({"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": 32000, "<video>": 32001})
     encoder = Encoder(model.model.video_tower, Preprocess(), FEATURE_LAYER)
-    return encoder, VideoLlava(model, tokenizer)
+    return encoder, LanguageModel(model, tokenizer)
 
 
 def make(setup: Setup, auto: Any, config: Any) -> Any:

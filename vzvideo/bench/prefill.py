@@ -29,7 +29,7 @@ from vzvideo.bench.measure import (
 from vzvideo.bench.models import Setup, load, noise
 from vzvideo.errors import BudgetError
 from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings, join
-from vzvideo.models.language import VideoLlava
+from vzvideo.models.language import LanguageModel
 from vzvideo.types import FrameBatch, Role, VisualTokens
 
 QUESTION = "What is happening?"
@@ -78,7 +78,7 @@ def measure(setup: Setup) -> Numbers:
     return found
 
 
-def most_frames(encoder: Encoder, language: VideoLlava, budget: Budget) -> int:
+def most_frames(encoder: Encoder, language: LanguageModel, budget: Budget) -> int:
     """How many frames fit the window beside a question and room for an answer."""
     try:
         return visionzip.plan(
@@ -118,14 +118,16 @@ def encode(encoder: Encoder, frames: FrameBatch, budget: Budget) -> VisualTokens
     return join([*encoder.encode_stream(batches, compression(budget))])
 
 
-def first_token(encoder: Encoder, language: VideoLlava, frames: FrameBatch, budget: Budget) -> int:
-    prefix = language.read(encode(encoder, frames, budget))
+def first_token(
+    encoder: Encoder, language: LanguageModel, frames: FrameBatch, budget: Budget
+) -> int:
+    prefix = language.prefill(encode(encoder, frames, budget))
     return int(language.logits(prefix, QUESTION).argmax())
 
 
 def _measure_one(
     encoder: Encoder,
-    language: VideoLlava,
+    language: LanguageModel,
     frames: int,
     budgets: list[Budget],
     peaks: dict[Budget, int | str],
@@ -151,7 +153,7 @@ def _measure_one(
             ratios[f"{what}_whole_to_zipped"] = ratio(above, below)
 
     given = {budget: random_tokens(encoder, frames, budget) for budget in budgets}
-    timed("prefill", lambda budget: language.read(given[budget]), budgets, setup.repeats)
+    timed("prefill", lambda budget: language.prefill(given[budget]), budgets, setup.repeats)
     timed("encode", partial(encode, encoder, pictures), extremes, repeats)
     timed(
         "first_token",
@@ -166,13 +168,13 @@ def _measure_one(
     return cells, ratios
 
 
-def _ran(encoder: Encoder, language: VideoLlava, frames: int, budget: Budget) -> Numbers:
+def _ran(encoder: Encoder, language: LanguageModel, frames: int, budget: Budget) -> Numbers:
     """One prefill of a window that is full, and the question after it."""
     taken: Columns = {}
     try:
         tokens = random_tokens(encoder, frames, budget)
         with clocked(taken, "prefill_s"):
-            prefix = language.read(tokens)
+            prefix = language.prefill(tokens)
         language.logits(prefix, QUESTION)
     except Exception as error:
         return {"error": why(error)}
@@ -188,8 +190,8 @@ def _memory(setup: Setup, name: str, counts: Sequence[int]) -> dict[int, int | s
     most = most_frames(encoder, language, budget)
     fit = [count for count in counts if count <= most]
     given = {count: random_tokens(encoder, count, budget) for count in (1, *fit)}
-    language.read(given[1])
-    return peak_each(lambda count: language.read(given[count]), fit)
+    language.prefill(given[1])
+    return peak_each(lambda count: language.prefill(given[count]), fit)
 
 
 def _name(budget: Budget) -> str:

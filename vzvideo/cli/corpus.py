@@ -15,7 +15,7 @@ import typer
 from vzvideo.cli.options import ANSWERING, Json, say, with_settings
 from vzvideo.corpus.manifest import MANIFESTS
 from vzvideo.errors import SettingsError
-from vzvideo.words import counted, span
+from vzvideo.words import format_duration, pluralize
 
 if TYPE_CHECKING:
     from vzvideo.corpus.job import Progress, Summary
@@ -93,7 +93,7 @@ def batch(
     if out is None and not dry_run:
         raise SettingsError("--out: say where the answers go, a folder or a URI")
     if videos:
-        tasks = manifests.find(videos, questions or ())
+        tasks = manifests.tasks_from_videos(videos, questions or ())
     elif given:
         tasks = manifests.read(given[0])
     else:
@@ -101,7 +101,7 @@ def batch(
 
         if (settings.start_s, settings.end_s) != (None, None):
             raise SettingsError("--start, --end: an index has parts of its own, or whole videos")
-        tasks = planning.of_index(str(tokens), questions or (), say)
+        tasks = planning.tasks_from_index(str(tokens), questions or (), say)
     guard = Guard(video_deadline, decode_gib, tries)
     if dry_run:
         _estimate(tasks, settings, guard, as_json)
@@ -141,7 +141,7 @@ def index(
 
     given = given or []
     if videos:
-        tasks = manifests.find(videos + _more_videos(given))
+        tasks = manifests.tasks_from_videos(videos + _more_videos(given))
     elif len(given) == 1:
         tasks = [replace(task, asked=()) for task in manifests.read(given[0])]
     else:
@@ -180,7 +180,7 @@ def _finish(summary: Summary, out: str, as_json: bool) -> None:
         say(f"vzvideo: {message}")
     why = ", ".join(f"{code} {count}" for code, count in summary.failed.most_common())
     say(
-        f"{counted(summary.rows, 'row')}: {summary.rows - failed} good, {failed} failed"
+        f"{pluralize(summary.rows, 'row')}: {summary.rows - failed} good, {failed} failed"
         f"{f' ({why})' if why else ''}; {summary.kept} were there before; {summary.seconds:.0f} s"
     )
     if failed:
@@ -218,13 +218,13 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
     last = "starting Ray, loading models"
 
     def line() -> str:
-        return f"{last}, {span(time.monotonic() - begun)}"
+        return f"{last}, {format_duration(time.monotonic() - begun)}"
 
     def show(progress: Progress) -> None:
         nonlocal last
         failed = f", {progress.failed} failed" if progress.failed else ""
         rate = "" if progress.rate is None else f", {progress.rate:.2g} videos/s"
-        left = "" if progress.left_s is None else f", {span(progress.left_s)} left"
+        left = "" if progress.left_s is None else f", {format_duration(progress.left_s)} left"
         last = f"{progress.rows}/{progress.total} rows{failed}{rate}{left}"
 
     console = Console(stderr=True)

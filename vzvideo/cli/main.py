@@ -33,10 +33,10 @@ from vzvideo.cli.options import (
     with_settings,
 )
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
-from vzvideo.words import counted
+from vzvideo.words import pluralize
 
 if TYPE_CHECKING:
-    from vzvideo.qa.asking import Asking
+    from vzvideo.qa.asking import AnswerStream
     from vzvideo.qa.encoding import Encoded
     from vzvideo.qa.evidence import Evidence
     from vzvideo.types import Answer
@@ -152,7 +152,9 @@ def ask(
         stage = "encode"
         if len(questions) > 1:
             with progress_bars() as progress:
-                encoded = qa.encode_timed(video, question=qa.longest(questions), progress=progress)
+                encoded = qa.encode_timed(
+                    video, question=qa.longest_question(questions), progress=progress
+                )
                 answers = qa.ask_many(encoded, questions)
             for answer in answers:
                 drawn = qa.evidence(encoded, answer) if evidence else None
@@ -220,7 +222,7 @@ def encode(
     target = out or Path(Path(video.split("?")[0]).stem + ".vz.safetensors")
     if not target.parent.is_dir():
         raise SettingsError(f"{target}: there is no folder {target.parent}")
-    if target.exists() and not store.holds_tokens(target):
+    if target.exists() and not store.is_own_file(target):
         raise SettingsError(f"{target}: is there, and no file of visual tokens; give another name")
     if target.suffix.lower() in ENDINGS:
         raise SettingsError(f"{target}: is a video's name, and tokens are no video")
@@ -234,7 +236,7 @@ def encode(
     tokens = encoded.tokens
     typer.echo(target)
     say(
-        f"{counted(tokens.frames, 'frame')}, {tokens.tokens_before} -> {len(tokens)} tokens, "
+        f"{pluralize(tokens.frames, 'frame')}, {tokens.tokens_before} -> {len(tokens)} tokens, "
         f"{target.stat().st_size / 1024:.0f} KB{_gaps(encoded)}"
     )
 
@@ -293,7 +295,7 @@ def pull(
 # -- words out
 
 
-def _relay(asking: Asking, as_json: bool, evidence: bool = False) -> None:
+def _relay(asking: AnswerStream, as_json: bool, evidence: bool = False) -> None:
     piece = ""
     for piece in asking:
         if not as_json:
@@ -330,9 +332,9 @@ def _print_failure(video: str, question: str, stage: str, error: VzVideoError) -
 def _check_questions(questions: list[str]) -> None:
     """Says at once, before a model is loaded, what cannot be asked."""
     from vzvideo.corpus.manifest import ENDINGS
-    from vzvideo.qa.asking import checked
+    from vzvideo.qa.asking import validate_question
 
-    for question in map(checked, questions):
+    for question in map(validate_question, questions):
         if question.lower().endswith(ENDINGS) and os.path.isfile(question):
             raise SettingsError(f"{question}: is a file, no question; `ask` takes one video")
 
@@ -342,7 +344,7 @@ def _facts(answer: Answer, encoded: Encoded | None = None) -> None:
     seconds = ", ".join(f"{stage} {s:.2f} s" for stage, s in answer.seconds.items())
     origin = "from the cache, " if answer.cached else ""
     say(
-        f"[{answer.model}] {counted(len(times), 'frame')} ({times[0]:.1f}-{times[-1]:.1f} s), "
+        f"[{answer.model}] {pluralize(len(times), 'frame')} ({times[0]:.1f}-{times[-1]:.1f} s), "
         f"{answer.tokens_before} -> {answer.tokens} tokens, {origin}{seconds}"
         f"{_gaps(encoded) if encoded else ''}"
     )

@@ -122,7 +122,7 @@ def _settings(said: dict[str, Any]) -> Settings:
     from vzvideo import config, words
 
     ends = [said.pop("start"), said.pop("end")]
-    start_s, end_s = (None if end is None else words.seconds(end) for end in ends)
+    start_s, end_s = (None if end is None else words.parse_time(end) for end in ends)
     if said.pop("no_compress"):
         said["compress"] = False
     if said.pop("no_cache"):

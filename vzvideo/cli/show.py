@@ -48,10 +48,10 @@ def show(
         raise SettingsError(f"-o {page}: name it .html; `--png` writes a picture")
     check(video, settings)  # before what takes a second to import
     from vzvideo.qa import video_qa as api
-    from vzvideo.qa.asking import checked
+    from vzvideo.qa.asking import validate_question
     from vzvideo.show import look, redundancy
 
-    question = "?" if ask is None else checked(ask)
+    question = "?" if ask is None else validate_question(ask)
     look.check(video)
     with progress_bars() as progress:
         part: Any = "tower" if ask is None else "both"

@@ -19,7 +19,7 @@ import typer
 
 from vzvideo.cli.options import ANSWERING, Json, load, say, with_settings
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
-from vzvideo.words import clock
+from vzvideo.words import format_time
 
 if TYPE_CHECKING:
     from vzvideo.config import Settings
@@ -60,8 +60,8 @@ def watch(
 ) -> None:
     """Watch live video, asking it again and again, or whatever is typed meanwhile."""
     from vzvideo.live.ingest import check_policy
-    from vzvideo.live.sources import Live
-    from vzvideo.qa.asking import checked
+    from vzvideo.live.sources import LiveSource
+    from vzvideo.qa.asking import validate_question
 
     factor = _speed(speed)
     if source == "-" and not questions:
@@ -74,8 +74,8 @@ def watch(
     policy = policy or ("block" if factor is None else "drop_oldest")
     check_policy(policy)
     _check_settings(settings)
-    Live(source)  # says at once, before a model is loaded, that there is no such file
-    questions = [checked(question) for question in questions or []]
+    LiveSource(source)  # says at once, before a model is loaded, that there is no such file
+    questions = [validate_question(question) for question in questions or []]
     model = load(settings)
     restore = state if state is not None and state.exists() else None
     stream = model.stream(
@@ -185,7 +185,7 @@ def _print(
         typer.echo(json.dumps({"answer": about.pop("text"), **about}, ensure_ascii=False))
     else:
         said = f"{answer.question} {answer.text}" if labelled else answer.text
-        typer.echo(f"[{clock(at_s)}] {said}")
+        typer.echo(f"[{format_time(at_s)}] {said}")
     sys.stdout.flush()
 
 
@@ -197,7 +197,7 @@ def _summary(stream: Stream) -> None:
     words += [f"{s.dropped} dropped"] if s.dropped else []
     words += [f"{s.lost} damaged packets"] if s.lost else []
     words += [f"connected anew {s.reconnects} times"] if s.reconnects else []
-    say(f"{', '.join(words)}; {s.tokens} tokens for {clock(s.covered_s)}")
+    say(f"{', '.join(words)}; {s.tokens} tokens for {format_time(s.covered_s)}")
 
 
 @contextmanager

@@ -27,7 +27,7 @@ _CANCELLED = "cancelled before it started running"
 _RETRIES = 5  # of a task whose actor died, within one pass
 
 
-class Trouble(VzVideoError):
+class RayError(VzVideoError):
     """Ray gave up, or an actor could not be set up. Code "passing": there is no reason not to try
     again."""
 
@@ -46,7 +46,7 @@ class Pool:
 
 
 @contextmanager
-def connected(say: Callable[[str], None]) -> Iterator[None]:
+def connect(say: Callable[[str], None]) -> Iterator[None]:
     """A Ray to work on: the one that is there, which is left as it was, or one of our own."""
     import ray
 
@@ -69,7 +69,7 @@ def connected(say: Callable[[str], None]) -> Iterator[None]:
                 ray.init(address=address or "auto", **quiet)
         except ConnectionError:
             if address:  # whoever names a cluster wants no other
-                raise Trouble(f"RAY_ADDRESS={address}: no Ray cluster answers there") from None
+                raise RayError(f"RAY_ADDRESS={address}: no Ray cluster answers there") from None
             joined = False
         if not joined:
             store = int(OBJECT_STORE_GIB * (1 << 30))
@@ -101,7 +101,7 @@ def _silenced(descriptor: int) -> Iterator[None]:
         os.close(kept)
 
 
-def shares(
+def plan_actors(
     stages: Sequence[Pool], videos: int, cores: float, gpus: float, memory: float
 ) -> list[tuple[float, float, int]]:
     """CPUs and GPUs that an actor of each pool takes, and how many actors it may have at most.
@@ -129,7 +129,9 @@ def shares(
     return found
 
 
-def moved(works: Sequence[Work], stages: Sequence[Pool], in_flight: int | None) -> Iterator[Any]:
+def run_stages(
+    works: Sequence[Work], stages: Sequence[Pool], in_flight: int | None
+) -> Iterator[Any]:
     """Moves works through the pools and gives what comes out, in any order.
 
     Some may get lost where actors or nodes die; whoever asked knows which. Raises VzVideoError
@@ -152,7 +154,9 @@ def moved(works: Sequence[Work], stages: Sequence[Pool], in_flight: int | None) 
     items = [{"item": pickle.dumps(work, protocol=5)} for work in works]
     # A block a video: what is done is out of the pipeline at once.
     data: Any = ray.data.from_items(items, override_num_blocks=len(items))
-    for pool, (cpus, gpu, most) in zip(stages, shares(stages, len(items), *limits), strict=True):
+    for pool, (cpus, gpu, most) in zip(
+        stages, plan_actors(stages, len(items), *limits), strict=True
+    ):
         # Ray would for ever try again what kills its actor. These two are about to get names of
         # their own (2.64), hence the warning.
         retries: Any = {"max_restarts": -1, "max_task_retries": _RETRIES}
@@ -181,4 +185,4 @@ def moved(works: Sequence[Work], stages: Sequence[Pool], in_flight: int | None) 
         ours = last.startswith("vzvideo.errors.")
         line = last.partition(": ")[2] if ours else f"Ray: {type(error).__name__}: {last}"
         # Now and then Ray takes back an actor that it is about to start, and falls over it.
-        raise Trouble(line, code="passing" if _CANCELLED in last else None) from error
+        raise RayError(line, code="passing" if _CANCELLED in last else None) from error

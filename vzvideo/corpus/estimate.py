@@ -13,7 +13,7 @@ from vzvideo.corpus.manifest import Task
 from vzvideo.errors import VzVideoError
 from vzvideo.video import sampling
 from vzvideo.video.guarded import Guard, GuardedDecoder
-from vzvideo.words import counted, span
+from vzvideo.words import format_duration, pluralize
 
 if TYPE_CHECKING:
     from vzvideo.qa.video_qa import VideoQA
@@ -46,21 +46,21 @@ class Estimate:
 
     def __str__(self) -> str:
         lines = [
-            f"{counted(self.videos, 'video')}, {span(3600 * self.hours)} together",
-            f"{counted(self.frames, 'frame')}, {self.tokens_before} tokens -> {self.tokens}",
+            f"{pluralize(self.videos, 'video')}, {format_duration(3600 * self.hours)} together",
+            f"{pluralize(self.frames, 'frame')}, {self.tokens_before} tokens -> {self.tokens}",
         ]
         if self.questions:
             lines.append(
-                f"{counted(self.questions, 'question')}: {self.tokens + self.prompt} tokens for "
+                f"{pluralize(self.questions, 'question')}: {self.tokens + self.prompt} tokens for "
                 f"the language model to read, at most {self.answers} to write"
             )
         lines.append(
-            f"about {self.operations / 1e15:.3g} PFLOP, {span(self.operations / _SUSTAINED)} of a "
-            f"GPU that does {_SUSTAINED / 1e12:.0f} TFLOP/s; decoding apart"
+            f"about {self.operations / 1e15:.3g} PFLOP, "
+            f"{format_duration(self.operations / _SUSTAINED)} of a GPU that does {_SUSTAINED / 1e12:.0f} TFLOP/s; decoding apart"
         )
         if self.unreadable:
             why = ", ".join(f"{code} {count}" for code, count in self.unreadable.most_common())
-            lines.append(f"{counted(self.unreadable.total(), 'video')} cannot be read ({why})")
+            lines.append(f"{pluralize(self.unreadable.total(), 'video')} cannot be read ({why})")
         return "\n".join(lines)
 
 
@@ -72,7 +72,7 @@ def estimate(
     from vzvideo.qa import video_qa as qa
 
     planner = qa.load(settings=settings.replace(cache=False), say=say, part="outline")
-    tasks = planning.parts(tasks, settings)
+    tasks = planning.with_default_clip(tasks, settings)
     found = Estimate(videos=len({task.video for task in tasks}))
     decoders: list[GuardedDecoder] = [GuardedDecoder(guard) for _ in range(_AT_ONCE)]
 

@@ -19,16 +19,34 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import vzvideo
 from vzvideo.config import Settings
-from vzvideo.corpus.cluster import Pool, Trouble, connected, moved
+from vzvideo.corpus.cluster import Pool, RayError, connect, run_stages
 from vzvideo.corpus.manifest import Task
-from vzvideo.corpus.planning import Say, columns, indexed, parts, plan, planner_of, rooted
+from vzvideo.corpus.planning import (
+    Say,
+    absolute,
+    load_planner,
+    output_schema,
+    plan,
+    read_index,
+    with_default_clip,
+)
 from vzvideo.corpus.results import Format, Results
-from vzvideo.corpus.rows import printable
-from vzvideo.corpus.stages import Answer, Answered, Decode, Encode, Failed, Keep, Kept, Stage, Work
+from vzvideo.corpus.rows import to_utf8
+from vzvideo.corpus.stages import (
+    Answer,
+    Answered,
+    Decode,
+    Encode,
+    Failed,
+    Stage,
+    Work,
+    WriteTokens,
+    Written,
+)
 from vzvideo.errors import SettingsError
 from vzvideo.models import weights
 from vzvideo.video.guarded import Guard
-from vzvideo.words import counted
+from vzvideo.words import pluralize
 
 if TYPE_CHECKING:
     from vzvideo.qa.video_qa import VideoQA
@@ -110,17 +128,17 @@ def ask(
     """
     if format not in get_args(Format):
         raise SettingsError(f"format {format!r}: {' or '.join(get_args(Format))}")
-    planner = planner_of(settings, say)
-    out = rooted(out)
+    planner = load_planner(settings, say)
+    out = absolute(out)
     job = _Job(planner, out, format, "id", "video", "start_s", "end_s", "question", "answer")
-    works, hopeless = [], []
-    stored = indexed(rooted(tokens), planner) if tokens is not None else None
+    works, unplannable = [], []
+    stored = read_index(absolute(tokens), planner) if tokens is not None else None
     if stored and any(each.file and each.about != job.encoding for each in stored.values()):
         say(f"{tokens}: made with settings of its own, which count for what is looked at")
-    for task in parts(tasks, settings):
+    for task in with_default_clip(tasks, settings):
         work, failed = plan(planner, task, stored)
         works += work
-        hopeless += failed
+        unplannable += failed
     if stored is None:
         stages = _encoding(planner, guard or Guard())
         stages.append(_pool(Answer, planner, planner.settings))
@@ -143,7 +161,7 @@ def ask(
             made.append(row)
         return made
 
-    return job.run(works, hopeless, stages, rows, retry_failed, progress, say)
+    return job.run(works, unplannable, stages, rows, retry_failed, progress, say)
 
 
 def index(
@@ -160,28 +178,26 @@ def index(
 
     See `ask` for what the arguments mean; `ask(..., tokens=out)` then asks them as often as wanted.
     """
-    planner = planner_of(settings, say)
-    out = rooted(out)
+    planner = load_planner(settings, say)
+    out = absolute(out)
     job = _Job(planner, out, "parquet", "id", "video", "start_s", "end_s", "file")
-    works, hopeless = [], []
-    for task in parts(tasks, settings):
+    works, unplannable = [], []
+    for task in with_default_clip(tasks, settings):
         start, end = task.start_s, task.end_s
         part = "" if start is None and end is None else f"#{start or 0.0}-{end or ''}"
-        work, failed = plan(
-            planner, replace(task, asked=((printable(task.video) + part, ""),)), None
-        )
+        work, failed = plan(planner, replace(task, asked=((to_utf8(task.video) + part, ""),)), None)
         works += work
-        hopeless += failed
-    stages = [*_encoding(planner, guard or Guard()), Pool(Keep, (out,), cpus=0.05)]
+        unplannable += failed
+    stages = [*_encoding(planner, guard or Guard()), Pool(WriteTokens, (out,), cpus=0.05)]
 
-    def rows(item: Kept | Failed) -> list[dict[str, Any]]:
+    def rows(item: Written | Failed) -> list[dict[str, Any]]:
         ((name, _),) = item.work.task.asked
-        row = job.row(name, item.work) | {"video": printable(item.work.path)}
+        row = job.row(name, item.work) | {"video": to_utf8(item.work.path)}
         if isinstance(item, Failed):
             return [row | {"error": f"{item.stage}:{item.code}", "message": item.message}]
         return [row | item.facts | {"file": item.file}]
 
-    return job.run(works, hopeless, stages, rows, retry_failed, progress, say)
+    return job.run(works, unplannable, stages, rows, retry_failed, progress, say)
 
 
 class _Job:
@@ -189,7 +205,7 @@ class _Job:
 
     def __init__(self, planner: VideoQA, out: str, format: Format, *names: str) -> None:
         self._planner = planner
-        self._columns = columns(*names)
+        self._columns = output_schema(*names)
         self._results = Results(out, self._columns, format)
         # What an answer depends on beside video and question: another library version is none.
         settings, folder = planner.settings, weights.locate(planner.card)
@@ -205,7 +221,7 @@ class _Job:
     def row(self, name: str, work: Work) -> dict[str, Any]:
         """A row without its outcome."""
         place = dict(zip(("video", "start_s", "end_s"), work.task.place, strict=True))
-        place["video"] = printable(work.task.video)
+        place["video"] = to_utf8(work.task.video)
         encoding = work.about if work.stored else self.encoding
         made = dict.fromkeys(self._columns) | place
         return made | {
@@ -219,7 +235,7 @@ class _Job:
     def run(
         self,
         works: list[Work],
-        hopeless: list[Failed],
+        unplannable: list[Failed],
         stages: list[Pool],
         rows: Callable[[Any], list[dict[str, Any]]],
         retry_failed: bool,
@@ -228,11 +244,11 @@ class _Job:
     ) -> Summary:
         """Fills the output; rows: what a finished item becomes."""
         summary = Summary(sum(len(work.task.asked) for work in works))
-        summary.rows += sum(len(item.work.task.asked) for item in hopeless)
+        summary.rows += sum(len(item.work.task.asked) for item in unplannable)
         begun = written = time.monotonic()
         with self._results as results:
-            results.settle(say)  # a job that was killed may have left two of a row
-            standing, stale = self._standing(works, hopeless, retry_failed, say)
+            results.compact(say)  # a job that was killed may have left two of a row
+            standing, stale = self._standing(works, unplannable, retry_failed, say)
             summary.count(standing.values())
             summary.kept = len(standing)
 
@@ -241,16 +257,16 @@ class _Job:
                 results.add(made)
                 summary.count(made)
 
-            for item in hopeless:
+            for item in unplannable:
                 take(item)
-            left = (_without(work, standing) for work in works)
+            left = (_remaining(work, standing) for work in works)
             waiting = {work.task.place: work for work in left if work.task.asked}
             meter = _Meter(progress)
-            with connected(say) if waiting else nullcontext():
+            with connect(say) if waiting else nullcontext():
                 for number in range(_PASSES if waiting else 0):
                     before, trouble = len(waiting), None
                     # What comes again may kill: alone in its actor it takes no other with it.
-                    flow = moved(list(waiting.values()), stages, 1 if number else None)
+                    flow = run_stages(list(waiting.values()), stages, 1 if number else None)
                     try:
                         for item in flow:
                             if not waiting.pop(item.work.task.place, None):
@@ -261,7 +277,7 @@ class _Job:
                                 results.flush()
                                 written = now
                             meter.tell(summary, len(waiting))
-                    except Trouble as error:
+                    except RayError as error:
                         if not number and error.code != "passing" and before == len(waiting):
                             raise  # no actor ever worked: not a matter of single videos
                         trouble = error
@@ -269,19 +285,19 @@ class _Job:
                     if not waiting:
                         break
                     if number < _PASSES - 1:
-                        say(f"lost on the way: {counted(len(waiting), 'video')}; trying again")
+                        say(f"lost on the way: {pluralize(len(waiting), 'video')}; trying again")
                 if waiting and trouble:
                     raise trouble  # the cluster's, not the videos': the same command goes on
             for work in waiting.values():
                 take(Failed(work, "job", "lost", "its actors died again and again"))
             results.flush()
             if stale:
-                results.settle(say)
+                results.compact(say)
         summary.seconds = time.monotonic() - begun
         return summary
 
     def _standing(
-        self, works: list[Work], hopeless: list[Failed], retry_failed: bool, say: Say
+        self, works: list[Work], unplannable: list[Failed], retry_failed: bool, say: Say
     ) -> tuple[dict[str, dict[str, Any]], int]:
         """Rows that need not be made again, by id, and how many are to be.
 
@@ -289,15 +305,15 @@ class _Job:
         """
         names = ["id", "video", "start_s", "end_s", "settings", "version", "error", "message"]
         names += ["question"] if "question" in self._columns else []
-        before = self._results.standing(names, say)
+        before = self._results.existing(names, say)
         wanted = {}
-        for work in [*works, *(item.work for item in hopeless)]:
+        for work in [*works, *(item.work for item in unplannable)]:
             for name, question in work.task.asked:
                 wanted[name] = self.row(name, work) | {"question": question}
         why: Counter[str] = Counter()
         standing = {}
         for name in before.keys() & wanted.keys():
-            reason = _changed(before[name], wanted[name], retry_failed)
+            reason = _stale_column(before[name], wanted[name], retry_failed)
             if reason:
                 why[reason] += 1
             else:
@@ -306,18 +322,18 @@ class _Job:
         words = {"settings": "made with other settings", "version": "of a video changed since",
                  "question": "of another question", "error": "that failed"}  # fmt: skip
         for reason, count in why.items():
-            say(f"{counted(count, 'row')} {words.get(reason, 'of another video')}: made again")
+            say(f"{pluralize(count, 'row')} {words.get(reason, 'of another video')}: made again")
         others = len(before) - len(standing) - stale
         if others:
-            say(f"of other questions, left where they are: {counted(others, 'row')}")
+            say(f"of other questions, left where they are: {pluralize(others, 'row')}")
         if standing:
             failed = sum(row["error"] is not None for row in standing.values())
             again = f", {failed} of them failed (--retry-failed tries again)" if failed else ""
-            say(f"there already: {counted(len(standing), 'row')}{again}")
+            say(f"there already: {pluralize(len(standing), 'row')}{again}")
         return standing, stale
 
 
-def _changed(row: dict[str, Any], wanted: dict[str, Any], retry_failed: bool) -> str:
+def _stale_column(row: dict[str, Any], wanted: dict[str, Any], retry_failed: bool) -> str:
     """The column for which a row has to be made again, or nothing."""
     if row["error"] and retry_failed:
         return "error"
@@ -358,7 +374,7 @@ class _Meter:
         self._progress(Progress(summary.done, summary.failed.total(), summary.rows, rate, left_s))
 
 
-def _without(work: Work, standing: dict[str, Any]) -> Work:
+def _remaining(work: Work, standing: dict[str, Any]) -> Work:
     """What is left of a task."""
     left = tuple(each for each in work.task.asked if each[0] not in standing)
     return replace(work, task=replace(work.task, asked=left))

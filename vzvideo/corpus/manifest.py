@@ -18,7 +18,7 @@ from vzvideo.corpus import rows
 from vzvideo.corpus.rows import Row
 from vzvideo.errors import SettingsError
 from vzvideo.video import storage
-from vzvideo.words import counted, seconds
+from vzvideo.words import parse_time, pluralize
 
 ENDINGS = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"),
@@ -57,23 +57,23 @@ def read(path: str) -> list[Task]:
     `ID#2` ...), and maybe `start_s`, `end_s`. Others are ignored. Rows of one video become one
     task.
     """
-    folder = path.rpartition("/")[0] if storage.is_stored(path) else str(Path(path).parent)
+    folder = path.rpartition("/")[0] if storage.is_filesystem_uri(path) else str(Path(path).parent)
     places: dict[tuple[str, float | None, float | None], list[tuple[str, str]]] = {}
     lines: dict[str, str] = {}
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for row in _rows(storage.fetched(path, Path(scratch)), path):
+        for row in _rows(storage.local_copy(path, Path(scratch)), path):
             name = row.text("id", number=True)
             video = row.text("video")
             listed = isinstance(row.fields.get("question"), list)
             questions = row.texts("question") if listed else (row.text("question"),)
             start_s, end_s = _seconds(row, "start_s"), _seconds(row, "end_s")
             if (start_s or 0) < 0 or (end_s is not None and end_s <= (start_s or 0)):
-                row.wrong("start_s, end_s: a start from 0 and an end after it are needed")
+                row.add_problem("start_s, end_s: a start from 0 and an end after it are needed")
             asked = [(f"{name}#{n}" if listed else name, q) for n, q in enumerate(questions, 1)]
             for each, _ in asked:
                 if name and each in lines:
-                    row.wrong(f"id {each!r} is that of {lines[each]}, too")
+                    row.add_problem(f"id {each!r} is that of {lines[each]}, too")
                 lines.setdefault(each, row.where)
             problems += row.problems
             place = video if "://" in video or Path(video).is_absolute() else None
@@ -82,30 +82,30 @@ def read(path: str) -> list[Task]:
     if problems:
         more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         told = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
-        raise SettingsError(f"{path}: {counted(len(problems), 'problem')}{told}{more}")
+        raise SettingsError(f"{path}: {pluralize(len(problems), 'problem')}{told}{more}")
     if not places:
         raise SettingsError(f"{path}: holds no rows")
     return [Task(*place, tuple(asked)) for place, asked in places.items()]
 
 
-def find(patterns: Sequence[str], questions: Sequence[str] = ()) -> list[Task]:
+def tasks_from_videos(patterns: Sequence[str], questions: Sequence[str] = ()) -> list[Task]:
     """A task for each video that the patterns name, all with the same questions.
 
     patterns: files, folders, `clips/**/*.mp4`, `s3://bucket/raw/`, URLs. For the rows' ids see
-    `labelled`.
+    `with_ids`.
     """
-    asked = labelled(questions)
+    asked = with_ids(questions)
     videos: dict[str, None] = {}
     for pattern in patterns:
-        url = "://" in pattern and not storage.is_stored(pattern)
-        found = [pattern] if url else storage.listed(pattern, ENDINGS)
+        url = "://" in pattern and not storage.is_filesystem_uri(pattern)
+        found = [pattern] if url else storage.list_files(pattern, ENDINGS)
         if not found:
             raise SettingsError(f"{pattern}: no video there; a pattern wants quotes, '**/*.mp4'")
         videos |= dict.fromkeys(v if "://" in v else os.path.normpath(v) for v in found)
-    return [Task(video, None, None, asked(rows.printable(video))) for video in videos]
+    return [Task(video, None, None, asked(rows.to_utf8(video))) for video in videos]
 
 
-def labelled(questions: Sequence[str]) -> Callable[[str], tuple[tuple[str, str], ...]]:
+def with_ids(questions: Sequence[str]) -> Callable[[str], tuple[tuple[str, str], ...]]:
     """From a name to (`NAME#1f3a9c04`, question) ...: a question has the same id in every job, so
     that those of another day do not take its place."""
     for question in questions:
@@ -120,7 +120,7 @@ def labelled(questions: Sequence[str]) -> Callable[[str], tuple[tuple[str, str],
     )
 
 
-def merged(tasks: Iterable[Task]) -> list[Task]:
+def merge_tasks(tasks: Iterable[Task]) -> list[Task]:
     """One task for each video or part; SettingsError where an id comes twice."""
     places: dict[tuple[str, float | None, float | None], list[tuple[str, str]]] = {}
     names: set[str] = set()
@@ -136,12 +136,12 @@ def merged(tasks: Iterable[Task]) -> list[Task]:
 def _rows(path: Path, name: str) -> Iterator[Row]:
     match path.suffix.lower():
         case ".jsonl" | ".ndjson":
-            for _, row in rows.lines(path):
+            for _, row in rows.read_jsonl(path):
                 yield row
         case ".csv":
-            yield from rows.table(path, _NEEDED)
+            yield from rows.read_csv(path, _NEEDED)
         case ".parquet" | ".pq":
-            yield from rows.parquet(path, _NEEDED)
+            yield from rows.read_parquet(path, _NEEDED)
         case _:
             raise SettingsError(
                 f"{name}: no manifest, which is .jsonl, .csv or .parquet; videos follow --videos"
@@ -153,5 +153,5 @@ def _seconds(row: Row, name: str) -> float | None:
     value = row.fields.get(name)
     if isinstance(value, str):
         with suppress(SettingsError):  # which `number` will tell
-            row.fields[name] = seconds(value) if value.strip() else None
+            row.fields[name] = parse_time(value) if value.strip() else None
     return row.number(name)

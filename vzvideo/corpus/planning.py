@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vzvideo.config import Settings
-from vzvideo.corpus.manifest import Task, labelled, merged
+from vzvideo.corpus.manifest import Task, merge_tasks, with_ids
 from vzvideo.corpus.results import Results
 from vzvideo.corpus.stages import Failed, Work
 from vzvideo.errors import SettingsError, VzVideoError
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 _SECONDS = ("decode_s", "encode_s", "prefill_s", "generate_s")
 
 
-def columns(*names: str) -> dict[str, Any]:
+def output_schema(*names: str) -> dict[str, Any]:
     """Columns of an output, with their types."""
     import pyarrow as pa
 
@@ -38,7 +38,7 @@ def columns(*names: str) -> dict[str, Any]:
     return {name: types.get(name, pa.string()) for name in names}
 
 
-def planner_of(settings: Settings, say: Say) -> VideoQA:
+def load_planner(settings: Settings, say: Say) -> VideoQA:
     """The model without its weights; it is fetched here first, so that trouble shows at once."""
     from vzvideo.qa import video_qa as qa
 
@@ -57,7 +57,7 @@ def _check_installed() -> None:
         raise SettingsError("Ray and pyarrow are needed for this: pip install 'vzvideo[corpus]'")
 
 
-def parts(tasks: Sequence[Task], settings: Settings) -> list[Task]:
+def with_default_clip(tasks: Sequence[Task], settings: Settings) -> list[Task]:
     """Where a task names no start or end, those of the settings count."""
 
     def filled(task: Task) -> Task:
@@ -65,27 +65,27 @@ def parts(tasks: Sequence[Task], settings: Settings) -> list[Task]:
         end_s = settings.end_s if task.end_s is None else task.end_s
         return replace(task, start_s=start_s, end_s=end_s)
 
-    return merged(map(filled, tasks))
+    return merge_tasks(map(filled, tasks))
 
 
-def rooted(path: str) -> str:
+def absolute(path: str) -> str:
     """As actors understand it, whose working folder is another."""
     return path if "://" in path else os.path.abspath(path)
 
 
 def plan(
-    planner: VideoQA, task: Task, stored: dict[Any, Stored] | None
+    planner: VideoQA, task: Task, stored: dict[Any, IndexEntry] | None
 ) -> tuple[list[Work], list[Failed]]:
     """What is to be done for a task, and what of it never can be."""
-    from vzvideo.qa.asking import checked
+    from vzvideo.qa.asking import validate_question
 
     settings = planner.settings.replace(start_s=task.start_s, end_s=task.end_s)
-    version = storage.version(task.video) if stored is None else ""
-    work = Work(task, rooted(task.video), version, settings, 0, 0, {})
+    version = storage.file_version(task.video) if stored is None else ""
+    work = Work(task, absolute(task.video), version, settings, 0, 0, {})
     good, bad, recipes = [], [], []
     for name, question in task.asked:
         try:
-            asked = checked(question) if question else "?"
+            asked = validate_question(question) if question else "?"
             if stored is None:
                 recipes.append(planner.recipe(asked, start_s=task.start_s, end_s=task.end_s))
             else:
@@ -108,14 +108,14 @@ def plan(
     if not file:
         stage, _, code = why.partition(":")
         return [], [*bad, Failed(work, stage, code, f"when it was indexed: {message}")]
-    now = storage.version(task.video)
+    now = storage.file_version(task.video)
     if now and now != version:
         message = f"{task.video}: changed since it was indexed; `vzvideo index` does it anew"
         return [], [*bad, Failed(work, "index", "changed", message)]
     return [replace(work, stored=file, version=version, about=about)], bad
 
 
-class Stored(NamedTuple):
+class IndexEntry(NamedTuple):
     """Tokens of an index: the file, the video's version then, and the settings that made them; or,
     without a file, why there are none."""
 
@@ -126,13 +126,15 @@ class Stored(NamedTuple):
     message: str
 
 
-def of_index(tokens: str, questions: Sequence[str], say: Say = lambda _: None) -> list[Task]:
+def tasks_from_index(
+    tokens: str, questions: Sequence[str], say: Say = lambda _: None
+) -> list[Task]:
     """A task for every video, or part of one, that `index` has compressed, all with the same
-    questions. Rows are called after those of the index, see `manifest.labelled`."""
+    questions. Rows are called after those of the index, see `manifest.with_ids`."""
     _check_installed()
-    asked = labelled(questions)
+    asked = with_ids(questions)
     names = ("id", "video", "start_s", "end_s", "file")
-    rows = Results(rooted(tokens), columns(*names)).standing(names, mend=False)
+    rows = Results(absolute(tokens), output_schema(*names)).existing(names, mend=False)
     good = {name: row for name, row in rows.items() if row["file"]}
     if not good:
         raise SettingsError(f"{tokens}: no tokens there; `vzvideo index --out` makes such a folder")
@@ -143,12 +145,12 @@ def of_index(tokens: str, questions: Sequence[str], say: Say = lambda _: None) -
     ]
 
 
-def indexed(tokens: str, planner: VideoQA) -> dict[Any, Stored]:
+def read_index(tokens: str, planner: VideoQA) -> dict[Any, IndexEntry]:
     """What is in an index, by the video's path from the root and the part of it."""
     names = ("id", "video", "start_s", "end_s", "file", "settings", "version", "error", "message")
-    rows = Results(tokens, columns(*names[:5])).standing(names, mend=False)
+    rows = Results(tokens, output_schema(*names[:5])).existing(names, mend=False)
     found = {
-        (rooted(row["video"]), row["start_s"], row["end_s"]): Stored(
+        (absolute(row["video"]), row["start_s"], row["end_s"]): IndexEntry(
             storage.join(tokens, row["file"]) if row["file"] else "",
             row["version"], json.loads(row["settings"]), row["error"], row["message"],
         )

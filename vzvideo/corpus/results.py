@@ -13,14 +13,14 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from vzvideo.corpus.rows import printable
+from vzvideo.corpus.rows import to_utf8
 from vzvideo.errors import SettingsError
 from vzvideo.video import storage
 
 Format = Literal["parquet", "jsonl"]
 Row = dict[str, Any]
 # What reading a damaged file may raise.
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, RecursionError)
+_READ_ERRORS = (OSError, ValueError, LookupError, TypeError, RecursionError)
 DAMAGED = "damaged"  # the folder within the output that unreadable files are moved to
 
 
@@ -39,8 +39,8 @@ class Results:
         self._written_ns = 0
 
     def __enter__(self) -> Results:
-        if not storage.is_stored(self.out):
-            self._lock = _locked(Path(self.out))
+        if not storage.is_filesystem_uri(self.out):
+            self._lock = _lock(Path(self.out))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,7 +52,7 @@ class Results:
 
     # -- what stands
 
-    def standing(
+    def existing(
         self,
         columns: Collection[str],
         say: Callable[[str], None] = lambda _: None,
@@ -68,7 +68,7 @@ class Results:
         for path in self._parts():
             try:
                 found = self._read(path, columns)
-            except _DAMAGE as error:
+            except _READ_ERRORS as error:
                 if not mend:
                     raise SettingsError(f"{path}: damaged ({error}); run what wrote it") from None
                 self._set_aside(path, error, say)
@@ -76,7 +76,7 @@ class Results:
             rows |= {row["id"]: row for row in found}
         return rows
 
-    def settle(self, say: Callable[[str], None] = lambda _: None) -> None:
+    def compact(self, say: Callable[[str], None] = lambda _: None) -> None:
         """Of rows with one id keeps the one written last; a row goes when another stands for it."""
         later: set[str] = set()
         for path in reversed(self._parts()):
@@ -89,7 +89,7 @@ class Results:
                         self._write(path.rpartition("/")[2], kept)
                     else:
                         self._system.delete_file(path)
-            except _DAMAGE as error:
+            except _READ_ERRORS as error:
                 self._set_aside(path, error, say)
             else:
                 later.update(names)
@@ -99,7 +99,7 @@ class Results:
     def add(self, rows: Iterable[Row]) -> None:
         """Takes rows in; they stand once `flush` has returned."""
         for row in rows:
-            texts = {name: printable(v) for name, v in row.items() if isinstance(v, str)}
+            texts = {name: to_utf8(v) for name, v in row.items() if isinstance(v, str)}
             self._waiting.append(row | texts)
 
     def flush(self) -> None:
@@ -174,7 +174,7 @@ class Results:
             pq.write_table(table, buffer)
             content = buffer.getvalue()
         try:
-            storage.write(storage.join(self.out, name), content)
+            storage.write_atomic(storage.join(self.out, name), content)
         except OSError as error:
             raise SettingsError(f"{self.out}: cannot be written ({error})", code="disk") from None
 
@@ -186,7 +186,7 @@ class Results:
         say(f"{self.out}: {name} is damaged ({reason}) and was moved to {DAMAGED}/")
 
 
-def _locked(folder: Path) -> Any:
+def _lock(folder: Path) -> Any:
     """An open file whose lock keeps a second job from writing into the same folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

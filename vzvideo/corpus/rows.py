@@ -32,7 +32,7 @@ class Row:
         self.problems = [] if isinstance(fields, dict) else [f"{where}: {problem}"]
         self._readable = isinstance(fields, dict)
 
-    def wrong(self, message: str) -> None:
+    def add_problem(self, message: str) -> None:
         """Notes a problem."""
         if self._readable:  # of a row that is none, its fields are no further problem
             self.problems.append(f"{self.where}: {message}")
@@ -44,15 +44,15 @@ class Row:
     def text(self, name: str, *, number: bool = False) -> str:
         """A text that is not empty; number: whole numbers will do."""
         if not self.has(name):
-            self.wrong(f"{name} is missing")
+            self.add_problem(f"{name} is missing")
             return ""
         value = self.fields[name]
         if type(value) is not str and not (number and type(value) is int):
             needed = "text or a whole number" if number else "text"
-            self.wrong(f"{name}: {reprlib.repr(value)} given, {needed} is needed")
+            self.add_problem(f"{name}: {reprlib.repr(value)} given, {needed} is needed")
             return ""
         if not str(value).strip():
-            self.wrong(f"{name} is empty")
+            self.add_problem(f"{name} is empty")
         return self._valid(name, str(value).strip())
 
     def texts(self, name: str) -> Texts:
@@ -60,17 +60,17 @@ class Row:
         values = self.fields.get(name)
         if not isinstance(values, list) or not values or not all(type(v) is str for v in values):
             shown = f"{reprlib.repr(values)} given" if self.has(name) else "missing"
-            self.wrong(f"{name}: {shown}, a list of texts is needed")
+            self.add_problem(f"{name}: {shown}, a list of texts is needed")
             return ()
         if not all(value.strip() for value in values):
-            self.wrong(f"{name}: one of them is empty")
+            self.add_problem(f"{name}: one of them is empty")
         return tuple(self._valid(name, value.strip()) for value in values)
 
     def _valid(self, name: str, value: str) -> str:
         try:
             value.encode()
         except UnicodeEncodeError:  # JSON may spell half a character
-            self.wrong(f"{name} is not valid UTF-8")
+            self.add_problem(f"{name} is not valid UTF-8")
             return ""
         return value
 
@@ -81,11 +81,11 @@ class Row:
             return None
         if type(value) in (int, float) and abs(value) < 1e300:  # JSON knows larger ones, and NaN
             return float(value)
-        self.wrong(f"{name}: {reprlib.repr(value)} given, a number is needed")
+        self.add_problem(f"{name}: {reprlib.repr(value)} given, a number is needed")
         return None
 
 
-def complain(path: Path, problems: Sequence[str], shown: int = _SHOWN) -> None:
+def raise_problems(path: Path, problems: Sequence[str], shown: int = _SHOWN) -> None:
     """One SettingsError for all problems of a file, the first `shown` spelled out."""
     if problems:
         more = len(problems) - shown
@@ -93,18 +93,18 @@ def complain(path: Path, problems: Sequence[str], shown: int = _SHOWN) -> None:
         raise SettingsError(f"{path}: {'; '.join(problems[:shown])}{tail}")
 
 
-def printable(text: str) -> str:
+def to_utf8(read_text: str) -> str:
     """The text in UTF-8: names of files may hold bytes that are none, and show as `\\xff` then."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return read_text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def hint(name: str, names: Iterable[str]) -> str:
+def suggest(name: str, names: Iterable[str]) -> str:
     """What a wrong name may have been meant to be."""
     near = difflib.get_close_matches(name, names, 1)
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
 
 
-def text(path: Path) -> str:
+def read_text(path: Path) -> str:
     """A file's content; SettingsError where it is not UTF-8."""
     content = b""
     try:
@@ -117,9 +117,9 @@ def text(path: Path) -> str:
         raise SettingsError(f"{path}: line {line}: not in UTF-8, which is needed") from None
 
 
-def lines(path: Path) -> Iterator[tuple[int, Row]]:
+def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
     """The objects of a JSONL file with their numbers; empty lines count, and are passed over."""
-    for number, line in enumerate(text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -129,25 +129,25 @@ def lines(path: Path) -> Iterator[tuple[int, Row]]:
             yield number, Row(f"line {number}", None, f"no JSON ({reason})")
 
 
-def loaded(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """What a JSON file holds."""
     try:
-        return json.loads(text(path))
+        return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path}: no JSON ({error})") from None
 
 
-def an_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds."""
-    content = loaded(path)
+    content = read_json(path)
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: an object is expected")
     return content
 
 
-def objects(path: Path, before: str = "", inner: str = "") -> Iterator[Row]:
+def read_json_list(path: Path, before: str = "", inner: str = "") -> Iterator[Row]:
     """The objects of a list; those in the list `inner` of each, where they have one."""
-    content = loaded(path)
+    content = read_json(path)
     if not isinstance(content, list):
         raise SettingsError(f"{path}: a list of objects is expected")
     for number, fields in enumerate(content, 1):
@@ -159,33 +159,33 @@ def objects(path: Path, before: str = "", inner: str = "") -> Iterator[Row]:
             yield Row(where, fields)
 
 
-def table(path: Path, needed: Sequence[str], delimiter: str = ",") -> Iterator[Row]:
+def read_csv(path: Path, needed: Sequence[str], delimiter: str = ",") -> Iterator[Row]:
     """The rows of a CSV file with the columns `needed`, all fields texts."""
-    lines = csv.DictReader(io.StringIO(text(path), newline=""), delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
     try:
-        _check_columns(path, needed, lines.fieldnames or [])
-        for fields in lines:
-            row = Row(f"line {lines.line_num}", fields)
+        _check_columns(path, needed, reader.fieldnames or [])
+        for fields in reader:
+            row = Row(f"line {reader.line_num}", fields)
             if None in fields:
-                row.wrong("more cells than columns")
+                row.add_problem("more cells than columns")
             yield row
     except csv.Error as error:
-        raise SettingsError(f"{path}: line {lines.line_num}: {error}") from None
+        raise SettingsError(f"{path}: line {reader.line_num}: {error}") from None
 
 
-def parquet(path: Path, needed: Sequence[str]) -> Iterator[Row]:
+def read_parquet(path: Path, needed: Sequence[str]) -> Iterator[Row]:
     """The rows of a Parquet file with the columns `needed`."""
     try:
         import pyarrow.parquet as pq
     except ImportError:
         raise SettingsError("parquet needs pyarrow: pip install 'vzvideo[eval]'") from None
     try:
-        table = pq.read_table(path)
+        read_csv = pq.read_table(path)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise SettingsError(f"{path}: not readable as parquet ({reason})") from None
-    _check_columns(path, needed, table.column_names)
-    for number, fields in enumerate(table.to_pylist(), 1):
+    _check_columns(path, needed, read_csv.column_names)
+    for number, fields in enumerate(read_csv.to_pylist(), 1):
         yield Row(f"row {number}", fields)
 
 

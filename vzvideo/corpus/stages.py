@@ -66,7 +66,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Written:
     """Tokens that lie in `file` of the index now."""
 
     work: Work
@@ -172,7 +172,7 @@ class Encode(Stage):
         return Encoded(item.work, tokens, seconds)
 
 
-class Keep(Stage):
+class WriteTokens(Stage):
     """Encoded -> Kept: writes the tokens into the index."""
 
     name = "write"
@@ -180,7 +180,7 @@ class Keep(Stage):
     def __init__(self, out: str) -> None:
         self._out = out
 
-    def work(self, item: Encoded) -> Kept:
+    def work(self, item: Encoded) -> Written:
         from vzvideo.qa import store
 
         task = item.work.task
@@ -190,10 +190,10 @@ class Keep(Stage):
             path = Path(scratch) / file
             store.save(item.tokens, path)
             try:
-                storage.write(storage.join(self._out, file), path.read_bytes())
+                storage.write_atomic(storage.join(self._out, file), path.read_bytes())
             except OSError as error:
                 raise SettingsError(f"{self._out}: cannot be written ({error})") from None
-        return Kept(item.work, file, _facts(item))
+        return Written(item.work, file, _facts(item))
 
 
 class Answer(Stage):
@@ -208,7 +208,7 @@ class Answer(Stage):
         if isinstance(item, Work):
             item = Encoded(item, self._stored(item.stored), {})
         settings = item.work.settings
-        prefix, prefill_s = self._qa.read(item.tokens)
+        prefix, prefill_s = self._qa.prefill(item.tokens)
         begun = time.perf_counter()
         texts = self._qa.language.answer_each(
             prefix,
@@ -224,7 +224,7 @@ class Answer(Stage):
 
     def _stored(self, uri: str) -> VisualTokens:
         with tempfile.TemporaryDirectory() as scratch:
-            return VisualTokens.load(storage.fetched(uri, Path(scratch)))
+            return VisualTokens.load(storage.local_copy(uri, Path(scratch)))
 
 
 def _facts(item: Encoded) -> dict[str, Any]:

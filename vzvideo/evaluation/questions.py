@@ -58,7 +58,7 @@ def read(path: Path, *, format: str | None = None, videos: Path | None = None) -
             if format is None
             else f"format {format!r}"
         )
-        raise SettingsError(f"{given}: {rows.hint(format or '', FORMATS)}")
+        raise SettingsError(f"{given}: {rows.suggest(format or '', FORMATS)}")
     if videos is not None and not videos.is_dir():
         raise SettingsError(f"{videos}: not a folder, the one that the videos lie in is needed")
     own = path if path.is_dir() else path.parent
@@ -67,11 +67,11 @@ def read(path: Path, *, format: str | None = None, videos: Path | None = None) -
     places: dict[str, str] = {}
     for row, question in FORMATS[format](path, _Videos(videos or own)):
         if not row.problems and question.id in places:
-            row.wrong(f"id {question.id!r} is that of {places[question.id]}, too")
+            row.add_problem(f"id {question.id!r} is that of {places[question.id]}, too")
         places.setdefault(question.id, row.where)
         questions.append(question)
         problems += row.problems
-    rows.complain(path, problems)
+    rows.raise_problems(path, problems)
     if not questions:
         raise SettingsError(f"{path}: holds no questions")
     return questions
@@ -114,7 +114,7 @@ def _listed(row: Row, answers: Texts, options: Texts) -> Texts:
     """`answers`, each of which has to be one of `options`."""
     for answer in answers:
         if answer and options and answer not in options:
-            row.wrong(f"answer {reprlib.repr(answer)} is none of the {len(options)} options")
+            row.add_problem(f"answer {reprlib.repr(answer)} is none of the {len(options)} options")
     return answers
 
 
@@ -125,7 +125,7 @@ def _pointed(row: Row, signs: str, options: Sequence[str], name: str = "answer")
         return (options[allowed.index(sign)],)
     if sign and allowed:
         which = f"{allowed[0]}..{allowed[-1]}"
-        row.wrong(f"{name}: {reprlib.repr(sign)} given, {which} are allowed")
+        row.add_problem(f"{name}: {reprlib.repr(sign)} given, {which} are allowed")
     return ()
 
 
@@ -142,26 +142,26 @@ _Pairs = Iterator[tuple[Row, Question]]  # a question counts where its row has n
 def _own(path: Path, videos: _Videos) -> _Pairs:
     names = [*(field.name for field in dataclasses.fields(Question)), "answer"]
     metrics = get_args(Metric)
-    for number, row in rows.lines(path):
+    for number, row in rows.read_jsonl(path):
         for name in row.fields:
             if name not in names:
-                row.wrong(f"unknown field {reprlib.repr(name)}: {rows.hint(name, names)}")
+                row.add_problem(f"unknown field {reprlib.repr(name)}: {rows.suggest(name, names)}")
         answers: Texts = ()
         if row.has("answer") == row.has("answers"):
-            row.wrong("answer or answers: give one of them")
+            row.add_problem("answer or answers: give one of them")
         else:
             answers = (row.text("answer"),) if row.has("answer") else row.texts("answers")
         options = row.texts("options") if row.has("options") else ()
         if options and len(set(options)) != max(len(options), 2):
-            row.wrong("options: at least two are needed, none of them twice")
+            row.add_problem("options: at least two are needed, none of them twice")
         metric: Any = row.text("metric") if row.has("metric") else "choice" if options else "exact"
         if metric and metric not in metrics:
-            row.wrong(f"metric: {metric!r} given, {', '.join(metrics)} are allowed")
+            row.add_problem(f"metric: {metric!r} given, {', '.join(metrics)} are allowed")
         if metric == "choice" and not row.has("options"):
-            row.wrong("metric: choice needs options")
+            row.add_problem("metric: choice needs options")
         start_s, end_s = row.number("start_s"), row.number("end_s")
         if (start_s or 0) < 0 or (end_s is not None and end_s <= (start_s or 0)):
-            row.wrong("start_s, end_s: a start from 0 and an end after it are needed")
+            row.add_problem("start_s, end_s: a start from 0 and an end after it are needed")
         video, kind = row.text("video"), row.text("kind") if row.has("kind") else "all"
         # An absolute path takes no folder before it.
         place = video if "://" in video else str(videos.folder / video)
@@ -172,16 +172,16 @@ def _own(path: Path, videos: _Videos) -> _Pairs:
 
 def _msvd(path: Path, videos: _Videos) -> _Pairs:
     mapping = _beside(path, videos, "youtube_mapping.txt", path.parent.parent)
-    lines = [line.split() for line in rows.text(mapping).splitlines()] if mapping else []
+    lines = [line.split() for line in rows.read_text(mapping).splitlines()] if mapping else []
     youtube = {line[1]: line[0] for line in lines if len(line) == 2}
-    for row in rows.objects(path):
+    for row in rows.read_json_list(path):
         name = f"vid{row.text('video_id', number=True)}"
         names = [youtube[name], name] if name in youtube else [name]
         yield row, _spoken(row, videos.find(*names, endings=(".avi", *_ENDINGS)))
 
 
 def _msrvtt(path: Path, videos: _Videos) -> _Pairs:
-    for row in rows.objects(path):
+    for row in rows.read_json_list(path):
         yield row, _spoken(row, videos.find(f"video{row.text('video_id', number=True)}"))
 
 
@@ -193,7 +193,7 @@ def _spoken(row: Row, video: str) -> Question:
 
 
 def _tgif(path: Path, videos: _Videos) -> _Pairs:
-    for row in rows.table(path, ("gif_name", "question", "answer", "vid_id"), delimiter="\t"):
+    for row in rows.read_csv(path, ("gif_name", "question", "answer", "vid_id"), delimiter="\t"):
         number = row.text("vid_id")  # despite its name, of the question: COUNT12, TRANS23
         sort = f"{path.stem} {number}".lower()
         options: Texts = ()
@@ -205,7 +205,9 @@ def _tgif(path: Path, videos: _Videos) -> _Pairs:
             answers = (row.text("answer"),)
             kind = "frameqa" if "type" in row.fields or "frameqa" in sort else "count"
             if kind == "count" and answers[0] and not answers[0].isdecimal():
-                row.wrong(f"answer: {reprlib.repr(answers[0])} given, a whole number is needed")
+                row.add_problem(
+                    f"answer: {reprlib.repr(answers[0])} given, a whole number is needed"
+                )
         video = videos.find(row.text("gif_name"), endings=(".gif", *_ENDINGS))
         yield row, _question(row, number, video, answers, kind, options)
 
@@ -220,8 +222,8 @@ def _activitynet(path: Path, videos: _Videos) -> _Pairs:
     if not path.stem.endswith("_q"):
         raise SettingsError(f"{path}: a name like test_q.json is needed; answers in test_a.json")
     beside = path.with_name(f"{path.stem[:-1]}a{path.suffix}")
-    found = {str(row.fields.get("question_id")): row.fields for row in rows.objects(beside)}
-    for row in rows.objects(path):
+    found = {str(row.fields.get("question_id")): row.fields for row in rows.read_json_list(beside)}
+    for row in rows.read_json_list(path):
         number, name = row.text("question_id"), row.text("video_name")
         answer, kind = "", ""
         if number in found:
@@ -229,26 +231,26 @@ def _activitynet(path: Path, videos: _Videos) -> _Pairs:
             answer = row.text("answer")
             kind = "".join(_pointed(row, "012345678", _ACTIVITYNET, "type"))
         elif number:
-            row.wrong(f"question_id {reprlib.repr(number)} has no answer in {beside.name}")
+            row.add_problem(f"question_id {reprlib.repr(number)} has no answer in {beside.name}")
         yield row, _question(row, number, videos.find(f"v_{name}", name), (answer,), kind)
 
 
 def _next(path: Path, videos: _Videos) -> _Pairs:
     mapping = _beside(path, videos, "map_vid_vidorID.json")
-    folders = rows.an_object(mapping) if mapping else {}
+    folders = rows.read_json_object(mapping) if mapping else {}
     # The open-ended test has second answers in a file of its own.
     more = _beside(path, videos, f"add_reference_answer_{path.stem}.json")
     second = {
         (video, number): answer
-        for video, answers in (rows.an_object(more) if more else {}).items()
+        for video, answers in (rows.read_json_object(more) if more else {}).items()
         if isinstance(answers, dict)
         for number, answer in answers.items()
     }
     kinds = {"C": "causal", "T": "temporal", "D": "descriptive"}
-    for row in rows.table(path, ("video", "question", "answer", "qid", "type")):
+    for row in rows.read_csv(path, ("video", "question", "answer", "qid", "type")):
         name, number, sort = row.text("video"), row.text("qid"), row.text("type")
         if sort and sort[0] not in kinds:
-            row.wrong(f"type: {reprlib.repr(sort)} given, C.., T.. or D.. are allowed")
+            row.add_problem(f"type: {reprlib.repr(sort)} given, C.., T.. or D.. are allowed")
         options: Texts = ()
         if "a0" in row.fields:
             options = tuple(row.text(f"a{i}") for i in range(5))
@@ -279,7 +281,7 @@ _MVBENCH = {
 def _mvbench(path: Path, videos: _Videos) -> _Pairs:
     for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
         before = f"{file.name} " if path.is_dir() else ""
-        for number, row in enumerate(rows.objects(file, before), 1):
+        for number, row in enumerate(rows.read_json_list(file, before), 1):
             options = row.texts("candidates")
             answers = _listed(row, (row.text("answer"),), options)
             video = videos.search(row.text("video"), _MVBENCH.get(file.stem, ""))
@@ -291,7 +293,11 @@ def _mvbench(path: Path, videos: _Videos) -> _Pairs:
 def _video_mme(path: Path, videos: _Videos) -> _Pairs:
     columns = ("duration", "videoID", "question_id", "question", "options", "answer")
     parquet = path.suffix.lower() == ".parquet"
-    for row in rows.parquet(path, columns) if parquet else rows.objects(path, inner="questions"):
+    for row in (
+        rows.read_parquet(path, columns)
+        if parquet
+        else rows.read_json_list(path, inner="questions")
+    ):
         # The official JSON has no videoID, only a running number.
         name = row.text("videoID" if row.has("videoID") else "video_id", number=True)
         letters = "ABCDEFGH"

@@ -130,7 +130,7 @@ class _Asker:
 
     @functools.cached_property
     def _nothing(self) -> Prefix:
-        return self._qa.language.read_nothing()
+        return self._qa.language.prefill_text_only()
 
     def ask(
         self,
@@ -143,7 +143,7 @@ class _Asker:
         rows = [_row(question) for question in questions]
         try:
             tokens = self._encode(place)
-            prefix = self._qa.language.read(tokens)
+            prefix = self._qa.language.prefill(tokens)
         except VzVideoError as error:
             for row in rows:
                 _fail(row, error)
@@ -166,7 +166,7 @@ class _Asker:
         self._fill(rows, questions, "no_video", self._nothing)
         for other in others[:_OTHERS]:
             try:
-                prefix = self._qa.language.read(self._encode(other))
+                prefix = self._qa.language.prefill(self._encode(other))
                 self._fill(rows, questions, "wrong_video", prefix)
             except VzVideoError:
                 continue
@@ -200,7 +200,7 @@ class _Asker:
             for (row, question), text in zip(spoken, texts, strict=True):
                 row[shown] = text
                 if question.metric == "exact":
-                    row[f"{shown}_score"] = scoring.exact(text, question.answers)
+                    row[f"{shown}_score"] = scoring.exact_match(text, question.answers)
         for row, question in zip(rows, questions, strict=True):
             if question.metric == "choice":
                 row[shown] = self._chosen(prefix, question)
@@ -209,9 +209,9 @@ class _Asker:
     def _chosen(self, prefix: Prefix, question: Question) -> str:
         options = list(question.options)
         said = list(LETTERS[: len(options)]) if self._choose == "letter" else options
-        likely = self._qa.language.likelihoods(prefix, self._asked(question), said)
+        likely = self._qa.language.log_likelihoods(prefix, self._asked(question), said)
         if self._choose == "pmi" and prefix is not self._nothing:
-            blind = self._qa.language.likelihoods(self._nothing, self._asked(question), said)
+            blind = self._qa.language.log_likelihoods(self._nothing, self._asked(question), said)
             likely = list(np.subtract(likely, blind))
         return options[int(np.argmax(likely))]
 

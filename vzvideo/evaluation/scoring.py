@@ -26,7 +26,7 @@ _NUMBERS = dict(
 RESAMPLES = 1000
 
 
-def normalised(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """'The dog.' -> 'dog': lower case, no punctuation, no articles, numbers as digits."""
     words = re.findall(r"[\w'-]+", text.lower())
     # Where an article is all there is, it is a letter.
@@ -34,10 +34,10 @@ def normalised(text: str) -> str:
     return " ".join(_NUMBERS.get(word, word) for word in words)
 
 
-def exact(answer: str, expected: Sequence[str]) -> float:
+def exact_match(answer: str, expected: Sequence[str]) -> float:
     """1 where the answer is one of those expected, else 0; an empty one never is."""
-    said = normalised(answer)
-    return float(bool(said) and said in {normalised(text) for text in expected})
+    said = normalize_answer(answer)
+    return float(bool(said) and said in {normalize_answer(text) for text in expected})
 
 
 def check_captions() -> None:
@@ -84,7 +84,7 @@ def _tokenised(
     return expected, {i: [plain(text)] for i, text in enumerate(answers)}
 
 
-def interval(
+def bootstrap_interval(
     scores: NDArray[np.float64], groups: Sequence[str], level: float = 0.95
 ) -> tuple[float, float]:
     """Bootstrap interval of the mean of `scores` (n,), by resampling whole groups.

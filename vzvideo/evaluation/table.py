@@ -88,7 +88,7 @@ def _score(kind: str, metric: str, rows: list[dict[str, Any]], scores: dict[str,
     videos = [row["video"] for row in rows]
     low, high = None, None
     if len(set(videos)) >= FEWEST:
-        low, high = scoring.interval(scores["answer"], videos)
+        low, high = scoring.bootstrap_interval(scores["answer"], videos)
     failed = sum(row["error"] is not None for row in rows)
     return Score(
         kind, metric, len(rows), means["answer"], low, high,

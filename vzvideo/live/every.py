@@ -45,11 +45,11 @@ class Every:
         """left: set, and the ingest woken, where nobody waits for more."""
         answered_s = begun_s = self._ingest.memory.end_s
         if begun_s == -math.inf:  # from the first frame on
-            self._ingest.reached(-sys.float_info.max, left)
+            self._ingest.wait_until(-sys.float_info.max, left)
             begun_s = self._ingest.memory.start_s
         while True:
             due_s = max(begun_s, answered_s) + self._seconds
-            reached_s = self._ingest.reached(due_s, left)
+            reached_s = self._ingest.wait_until(due_s, left)
             if left.is_set() or reached_s <= answered_s:
                 return
             self.at_s = reached_s

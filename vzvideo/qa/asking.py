@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vzvideo.qa.video_qa import VideoQA
 
 
-class Asking:
+class AnswerStream:
     """A question on its way: iterate for the text as it comes, then take `result`."""
 
     def __init__(
@@ -88,18 +88,18 @@ class Chat:
     def __init__(self, qa: VideoQA, encoded: Encoded, settings: config.Settings) -> None:
         self.encoded = encoded
         self._qa, self._settings = qa, settings
-        self._prefix, prefill_s = qa.read_anew(encoded.tokens)
+        self._prefix, prefill_s = qa.prefill_fresh(encoded.tokens)
         self._unpaid = encoded.seconds | {"prefill": prefill_s}
 
     def ask(self, question: str) -> Answer:
         """The next answer; it knows what was said before."""
         return self.start(question).finish()
 
-    def start(self, question: str) -> Asking:
+    def start(self, question: str) -> AnswerStream:
         """As `ask`, with the text as it is generated."""
-        question = checked(question)
+        question = validate_question(question)
         seconds, self._unpaid = self._unpaid, dict.fromkeys(self._unpaid, 0.0)
-        return Asking(
+        return AnswerStream(
             self._qa,
             self.encoded,
             self._prefix,
@@ -110,7 +110,7 @@ class Chat:
         )
 
 
-def checked(question: str) -> str:
+def validate_question(question: str) -> str:
     """A question without the blanks around it; SettingsError where it is none."""
     if not isinstance(question, str):
         raise SettingsError(f"question: {type(question).__name__} given, text is needed")

@@ -16,7 +16,7 @@ import torch
 
 from vzvideo.errors import SettingsError
 from vzvideo.models.encoder import Encoder, join
-from vzvideo.qa.prefetch import Ahead, Clock, Span
+from vzvideo.qa.prefetch import Prefetch, Span, StageTimer
 from vzvideo.qa.store import TokenCache, is_token_file
 from vzvideo.types import VisualTokens
 from vzvideo.video.base import check_file, no_frames
@@ -46,29 +46,29 @@ class Encoded:
 Source = str | Path | VisualTokens | Encoded
 
 
-def _kept(tokens: VisualTokens) -> Encoded:
+def _from_tokens(tokens: VisualTokens) -> Encoded:
     """Tokens that were there already, with what was noted of their making."""
     asked, lost = (tokens.settings.get(name, 0) for name in ("asked", "lost"))
     return Encoded(tokens, {"decode": 0.0, "encode": 0.0}, True, asked or tokens.frames, lost)
 
 
-def ready(source: Source) -> Encoded | None:
+def already_encoded(source: Source) -> Encoded | None:
     """What is encoded already, in memory or in a file; None where it is a video."""
     if isinstance(source, Encoded):
         return source
     if isinstance(source, VisualTokens):
-        return _kept(source)
+        return _from_tokens(source)
     if not isinstance(source, str | os.PathLike):
         raise SettingsError(
             f"source: {type(source).__name__} given; a path, a URL or visual tokens are needed "
             "(frames in memory are pushed to `VideoQA.stream`)"
         )
     if "://" not in str(source) and is_token_file(Path(source)):
-        return _kept(VisualTokens.load(source))
+        return _from_tokens(VisualTokens.load(source))
     return None
 
 
-class Encoding:
+class CachedEncoder:
     """Encodes videos, and keeps what it made. Not for several threads at once."""
 
     def __init__(self, encoder: Encoder, cache: TokenCache | None) -> None:
@@ -84,12 +84,12 @@ class Encoding:
             check_file(Path(source))
             key = TokenCache.key(Path(source), about) if self._cache else None
         if key and self._last and self._last[0] == key and self._last[1].source == source:
-            return _kept(self._last[1])
+            return _from_tokens(self._last[1])
         if self._cache and key and (kept := self._cache.get(key)):
             kept = replace(kept, source=source)
             self._last = (key, kept)
-            return _kept(kept)
-        encoded = self._encode(source, recipe, progress or _silent)
+            return _from_tokens(kept)
+        encoded = self._encode(source, recipe, progress or _ignore)
         noted = about | {"asked": encoded.asked, "lost": encoded.lost}
         encoded = replace(encoded, tokens=replace(encoded.tokens, settings=noted))
         # A file replaced since the key was taken would be kept under the old one's.
@@ -103,7 +103,7 @@ class Encoding:
         self._last = None
 
     def _encode(self, source: str, recipe: Recipe, progress: Progress) -> Encoded:
-        clock = Clock()
+        clock = StageTimer()
         asked = lost = 0
         parts: list[VisualTokens] = []
         with ExitStack() as opened:
@@ -112,23 +112,23 @@ class Encoding:
                     frames_of(source, recipe.settings, recipe.frames, recipe.size)
                 )
             batches = clock.timed(found.batches, "decode")
-            for batch in opened.enter_context(closing(Ahead(batches))):
+            for batch in opened.enter_context(closing(Prefetch(batches))):
                 asked, lost = asked + batch.asked, lost + batch.lost
                 progress("decode", asked, found.asked)
                 with clock.stage("encode"):
                     parts.append(self._encoder.encode(batch, recipe.compression))
-                    settle(self._encoder.device)
+                    synchronize(self._encoder.device)
                 progress("encode", asked, found.asked)
         if not parts:
             raise no_frames(source)
         return Encoded(join(parts), clock.seconds, False, asked, lost, clock.spans)
 
 
-def settle(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Waits for what an accelerator still has to do, so that its time counts where it belongs."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
-def _silent(_stage: str, _done: int, _total: int) -> None:
+def _ignore(_stage: str, _done: int, _total: int) -> None:
     pass

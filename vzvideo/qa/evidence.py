@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vzvideo.words import clock
+from vzvideo.words import format_time
 
 _STANDS_OUT = 1.25  # times an even share
 
@@ -49,10 +49,10 @@ class Evidence:
         }
 
     def __str__(self) -> str:
-        tenths = fine(self.pts_s)
+        tenths = needs_tenths(self.pts_s)
         words = []
         for ends in self.spans_s:
-            first, last = (clock(time_s, tenths) for time_s in ends)
+            first, last = (format_time(time_s, tenths) for time_s in ends)
             words.append(first if first == last else f"{first}-{last}")
         return ", ".join(words) or "the whole of it alike"
 
@@ -67,6 +67,6 @@ def evidence(
     return Evidence(shares, frames, pts_s)
 
 
-def fine(pts_s: NDArray[np.float64]) -> bool:
+def needs_tenths(pts_s: NDArray[np.float64]) -> bool:
     """Whether whole seconds would tell some of these frames' times alike."""
     return len(pts_s) > 1 and float(np.diff(pts_s).min()) < 1.0

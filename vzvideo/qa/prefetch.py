@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
+class Prefetch(Generic[T]):
     """Runs an iterator in a thread of its own, at most `depth` items ahead of whoever consumes it.
 
     Decoding (outside the interpreter's lock) thus overlaps with encoding. An error comes out where
@@ -74,7 +74,7 @@ class Span(NamedTuple):
     ended_s: float
 
 
-class Clock:
+class StageTimer:
     """Notes when each stage worked; stages may run in threads of their own."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from vzvideo import config, visionzip
 from vzvideo.errors import SettingsError
 from vzvideo.models.catalog import ModelCard
 from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings
-from vzvideo.models.language import SHORTEST_ANSWER, VideoLlava
+from vzvideo.models.language import SHORTEST_ANSWER, LanguageModel
 from vzvideo.video import sampling
 
 
@@ -38,7 +38,7 @@ class Recipes:
 
     card: ModelCard
     encoder: Encoder
-    language: VideoLlava
+    language: LanguageModel
     tower: str
 
     def recipe(self, settings: config.Settings, question: str) -> Recipe:

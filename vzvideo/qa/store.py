@@ -27,13 +27,13 @@ from vzvideo.types import VisualTokens
 FORMAT = 1
 _ARRAYS = ("frame", "role", "patch", "pts_s")
 _BLOCKS, _BLOCK_BYTES = 64, 1 << 16
-_MOST_HEADER_BYTES = 1 << 27
+_MAX_HEADER_BYTES = 1 << 27
 
 
 def save(tokens: VisualTokens, path: Path, more: Mapping[str, Tensor] | None = None) -> None:
     """Writes `tokens` to `path`, replacing what is there; TokenFileError where it cannot.
 
-    more: tensors that `load_more` gives back.
+    more: tensors that `load_with_extras` gives back.
     """
     tensors = {**(more or {}), "features": tokens.features.detach().cpu().contiguous()}
     for name in _ARRAYS:
@@ -59,10 +59,10 @@ def save(tokens: VisualTokens, path: Path, more: Mapping[str, Tensor] | None = N
 
 def load(path: Path) -> VisualTokens:
     """Reads what `save` wrote, on the CPU; TokenFileError where it is damaged or something else."""
-    return load_more(path)[0]
+    return load_with_extras(path)[0]
 
 
-def load_more(path: Path) -> tuple[VisualTokens, dict[str, Tensor]]:
+def load_with_extras(path: Path) -> tuple[VisualTokens, dict[str, Tensor]]:
     """As `load`, with what was saved beside the tokens."""
     try:
         with path.open("rb") as file:  # opened once: another process may replace it meanwhile
@@ -97,7 +97,7 @@ def load_more(path: Path) -> tuple[VisualTokens, dict[str, Tensor]]:
 def _metadata(file: BinaryIO) -> dict[str, str]:
     """What a safetensors file says of itself, the weights of a model not read for it."""
     size = int.from_bytes(file.read(8), "little")
-    if size > _MOST_HEADER_BYTES:
+    if size > _MAX_HEADER_BYTES:
         raise ValueError("no safetensors")
     header = json.loads(file.read(size))
     metadata: dict[str, str] = header.get("__metadata__", {}) if isinstance(header, dict) else {}
@@ -115,7 +115,7 @@ def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def holds_tokens(path: Path) -> bool:
+def is_own_file(path: Path) -> bool:
     """Whether a file was written by `save`, as far as its header says."""
     try:
         with path.open("rb") as file:
@@ -135,12 +135,12 @@ def is_token_file(path: Path) -> bool:
         return False
     return path.name.endswith(".safetensors") or (
         len(head) == 9
-        and int.from_bytes(head[:8], "little") <= _MOST_HEADER_BYTES
+        and int.from_bytes(head[:8], "little") <= _MAX_HEADER_BYTES
         and head[8:] == b"{"
     )
 
 
-def content_key(path: Path) -> str:
+def content_hash(path: Path) -> str:
     """A hash by which a file is known: its size, time of change, and 64 blocks spread over it.
 
     Reads 4 MB at most, of a film as of a clip. An edit of a larger file goes unnoticed where it
@@ -168,7 +168,7 @@ class TokenCache:
     @staticmethod
     def key(source: Path, settings: Mapping[str, Any]) -> str:
         """The key of a file encoded with `settings` (JSON)."""
-        text = json.dumps([FORMAT, content_key(source), settings], sort_keys=True)
+        text = json.dumps([FORMAT, content_hash(source), settings], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def get(self, key: str) -> VisualTokens | None:

@@ -15,11 +15,11 @@ from vzvideo import config, visionzip
 from vzvideo.errors import ModelError, SettingsError
 from vzvideo.models import catalog, weights
 from vzvideo.models.encoder import Encoder
-from vzvideo.models.language import VideoLlava
+from vzvideo.models.language import LanguageModel
 from vzvideo.models.prefix import Prefix
 from vzvideo.qa import encoding
-from vzvideo.qa.asking import Asking, Chat, checked
-from vzvideo.qa.encoding import Encoded, Encoding, Progress, Source, settle
+from vzvideo.qa.asking import AnswerStream, Chat, validate_question
+from vzvideo.qa.encoding import CachedEncoder, Encoded, Progress, Source, synchronize
 from vzvideo.qa.evidence import Evidence, evidence
 from vzvideo.qa.recipe import Recipe, Recipes
 from vzvideo.qa.store import TokenCache
@@ -56,7 +56,7 @@ def load(
     settings = (settings or config.Settings()).replace(**changes)
     from vzvideo.models import loader
 
-    name, say = settings.model, say or _unheard
+    name, say = settings.model, say or _ignore
     if name == "auto":
         name, reason = loader.choose_auto(settings.device)
         warning = ": small, and often wrong" if name == "mini" else ""
@@ -86,7 +86,7 @@ class VideoQA:
         self,
         card: catalog.ModelCard,
         encoder: Encoder,
-        language: VideoLlava,
+        language: LanguageModel,
         tower: str,
         settings: config.Settings,
     ) -> None:
@@ -94,8 +94,8 @@ class VideoQA:
         self._recipes = Recipes(card, encoder, language, tower)
         limit = int(settings.cache_gib * (1 << 30))
         cache = TokenCache(weights.cache_root() / "tokens", limit) if settings.cache else None
-        self._encoding = Encoding(encoder, cache)
-        self._read: tuple[VisualTokens, Prefix] | None = None
+        self._encoding = CachedEncoder(encoder, cache)
+        self._prefilled: tuple[VisualTokens, Prefix] | None = None
 
     @property
     def card(self) -> catalog.ModelCard:
@@ -112,7 +112,7 @@ class VideoQA:
         return self._recipes.encoder
 
     @property
-    def language(self) -> VideoLlava:
+    def language(self) -> LanguageModel:
         """Visual tokens and words to words."""
         return self._recipes.language
 
@@ -146,7 +146,7 @@ class VideoQA:
     ) -> Encoded:
         """As `encode`, with the time each stage took; the budget leaves room for `question`."""
         settings = self._with(changes)  # a wrong name is told whatever the source
-        encoded = encoding.ready(source)
+        encoded = encoding.already_encoded(source)
         if encoded is not None:
             self._check_tower(encoded.tokens)
             if late := config.ENCODING & changes.keys():
@@ -199,17 +199,17 @@ class VideoQA:
 
     def start(
         self, source: Source, question: str, *, progress: Progress | None = None, **changes: Any
-    ) -> Asking:
-        """Encodes and reads the video; the `Asking` then gives the answer as it is generated.
+    ) -> AnswerStream:
+        """Encodes and reads the video; the `AnswerStream` then gives the answer as it is generated.
 
         progress: as in `encode`, and ("prefill", 0, 0) where the language model begins to read.
         """
-        question = checked(question)
+        question = validate_question(question)
         settings = self._with(changes)
         encoded = self.encode_timed(source, question=question, progress=progress, **changes)
-        prefix, prefill_s = self.read(encoded.tokens, progress)
+        prefix, prefill_s = self.prefill(encoded.tokens, progress)
         seconds = encoded.seconds | {"prefill": prefill_s}
-        return Asking(self, encoded, prefix, question, settings, seconds)
+        return AnswerStream(self, encoded, prefix, question, settings, seconds)
 
     def stream_answer(self, source: Source, question: str, **changes: Any) -> Iterator[str]:
         """The answer's text, piece by piece as it is generated."""
@@ -231,11 +231,11 @@ class VideoQA:
             raise SettingsError("questions: one text given, a list of them is needed")
         if not questions:
             return []
-        questions = [checked(question) for question in questions]
+        questions = [validate_question(question) for question in questions]
         settings = self._with(changes)
-        question = self.longest(questions)
+        question = self.longest_question(questions)
         encoded = self.encode_timed(source, question=question, progress=progress, **changes)
-        prefix, prefill_s = self.read(encoded.tokens, progress)
+        prefix, prefill_s = self.prefill(encoded.tokens, progress)
         begun = time.perf_counter()
         texts = self.language.answer_many(prefix, questions, **settings.answering)
         seconds = encoded.seconds | {
@@ -247,9 +247,9 @@ class VideoQA:
             for question, text in zip(questions, texts, strict=True)
         ]
 
-    def longest(self, questions: list[str]) -> str:
+    def longest_question(self, questions: list[str]) -> str:
         """The question that takes the most room, for which a budget has to be planned."""
-        return max(map(checked, questions), key=self.language.prompts.length)
+        return max(map(validate_question, questions), key=self.language.prompts.length)
 
     def evidence(self, source: Source, answer: Answer) -> Evidence:
         """Which frames and tokens of a video `answer` was drawn from: where the language model
@@ -261,7 +261,7 @@ class VideoQA:
             source: the tokens that were asked, in memory or in a file; not the video itself, of
                 which others may be made.
         """
-        encoded = encoding.ready(source)
+        encoded = encoding.already_encoded(source)
         if encoded is None:
             if "://" not in str(source):
                 check_file(Path(str(source)))
@@ -269,8 +269,8 @@ class VideoQA:
                 f"evidence: {source} is a video; give the tokens that were asked, qa.encode(video)"
             )
         tokens = encoded.tokens
-        prefix, _ = self.read(tokens)
-        attended = self.language.attended(prefix, answer.question, answer.text)
+        prefix, _ = self.prefill(tokens)
+        attended = self.language.attention_to_video(prefix, answer.question, answer.text)
         return evidence(attended.cpu().numpy(), tokens.frame, tokens.pts_s)
 
     def chat(self, source: Source, *, progress: Progress | None = None, **changes: Any) -> Chat:
@@ -307,30 +307,32 @@ class VideoQA:
             **changes,
         )  # fmt: skip
 
-    def read(self, tokens: VisualTokens, progress: Progress | None = None) -> tuple[Prefix, float]:
+    def prefill(
+        self, tokens: VisualTokens, progress: Progress | None = None
+    ) -> tuple[Prefix, float]:
         """What the language model knows after reading `tokens`, and the seconds it took.
 
         The last video read is remembered, so that asking the same tokens again costs nothing.
         """
-        if self._read is not None and self._read[0] is tokens:
-            return self._read[1], 0.0
-        self._read = None  # the last video's cache goes before the next one's comes
+        if self._prefilled is not None and self._prefilled[0] is tokens:
+            return self._prefilled[1], 0.0
+        self._prefilled = None  # the last video's cache goes before the next one's comes
         if progress is not None:
             progress("prefill", 0, 0)  # in one go: how far it is nobody knows
-        prefix, seconds = self.read_anew(tokens)
-        self._read = (tokens, prefix)
+        prefix, seconds = self.prefill_fresh(tokens)
+        self._prefilled = (tokens, prefix)
         return prefix, seconds
 
     def forget(self) -> None:
         """Lets go of the last video, its tokens and what was read of them; frees their memory."""
         self._encoding.forget()
-        self._read = None
+        self._prefilled = None
 
-    def read_anew(self, tokens: VisualTokens) -> tuple[Prefix, float]:
-        """As `read`, for a reader who will write into what is known."""
+    def prefill_fresh(self, tokens: VisualTokens) -> tuple[Prefix, float]:
+        """As `prefill`, for a caller who will write into what is known."""
         begun = time.perf_counter()
-        prefix = self.language.read(tokens)
-        settle(self.language.device)
+        prefix = self.language.prefill(tokens)
+        synchronize(self.language.device)
         return prefix, time.perf_counter() - begun
 
     def answer(
@@ -351,5 +353,5 @@ class VideoQA:
         )
 
 
-def _unheard(_line: str) -> None:
+def _ignore(_line: str) -> None:
     pass

@@ -20,13 +20,13 @@ from vzvideo.errors import SettingsError
 from vzvideo.models.encoder import Scored, join
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.qa.encoding import Progress
-from vzvideo.qa.evidence import fine
+from vzvideo.qa.evidence import needs_tenths
 from vzvideo.qa.store import is_token_file
 from vzvideo.qa.video_qa import VideoQA
 from vzvideo.types import VisualTokens
 from vzvideo.video.base import check_file, no_frames
 from vzvideo.video.frames import frames_of
-from vzvideo.words import clock
+from vzvideo.words import format_time
 
 BUDGETS = (9, 17, 33, 65)  # tokens a frame, those that `mini` was trained with
 _PAIRS = 2000  # drawn at random, to say how alike two patches are that have nothing to do
@@ -88,7 +88,7 @@ class Look:
 
     def when(self, time_s: float) -> str:
         """A time as a person reads it, as finely as these frames need it."""
-        return clock(time_s, fine(self.pts_s))
+        return format_time(time_s, needs_tenths(self.pts_s))
 
 
 def look(

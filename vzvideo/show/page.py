@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vzvideo.qa.evidence import Evidence, fine
+from vzvideo.qa.evidence import Evidence, needs_tenths
 from vzvideo.show import charts, redundancy
 from vzvideo.show.look import Look
 from vzvideo.types import Answer
@@ -145,7 +145,7 @@ def _timeline(look: Look, evidence: Evidence | None) -> str:
 def _times(look: Look) -> str:
     """Round times under the timeline, no closer than they can be told apart."""
     first, last = _ends(look)
-    ticks = charts.Axis("", first, last).ticks(6, least=0.1 if fine(look.pts_s) else 1.0)
+    ticks = charts.Axis("", first, last).ticks(6, least=0.1 if needs_tenths(look.pts_s) else 1.0)
     words = [(tick, look.when(tick)) for tick in ticks]
     if look.frames == 1:
         words = [(look.pts_s[0], look.when(look.pts_s[0]))]

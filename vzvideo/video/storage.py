@@ -30,7 +30,7 @@ def _umask() -> int:
 _MODE = 0o666 & ~_umask()
 
 
-def is_stored(uri: str) -> bool:
+def is_filesystem_uri(uri: str) -> bool:
     """Whether `uri` names a file of an object store (or, as `file://`, of the disk)."""
     return uri.partition("://")[0] in STORES and "://" in uri
 
@@ -54,32 +54,32 @@ def filesystem(uri: str) -> tuple[Any, str]:
     return system, path
 
 
-def opened(uri: str) -> BinaryIO:
+def open_input(uri: str) -> BinaryIO:
     """A file of a store, for reading at any place. Raises OSError."""
     system, path = filesystem(uri)
     file: BinaryIO = system.open_input_file(path)
     return file
 
 
-def fetched(uri: str, folder: Path) -> Path:
+def local_copy(uri: str, folder: Path) -> Path:
     """A local file with the content: the file itself, or a copy in `folder` of a stored one."""
-    if not is_stored(uri):
+    if not is_filesystem_uri(uri):
         return Path(uri)
     copy = folder / os.path.basename(uri)
     try:
-        with opened(uri) as file:
+        with open_input(uri) as file:
             copy.write_bytes(file.read())
     except OSError as error:
         raise SettingsError(f"{uri}: {' '.join(str(error).split())}") from None
     return copy
 
 
-def version(uri: str) -> str:
+def file_version(uri: str) -> str:
     """What changes when a file does: its size and time of change; "" where it cannot be told."""
-    if "://" in uri and not is_stored(uri):
+    if "://" in uri and not is_filesystem_uri(uri):
         return ""
     try:
-        if not is_stored(uri):
+        if not is_filesystem_uri(uri):
             stat = os.stat(uri)
             return f"{stat.st_size}:{stat.st_mtime_ns}"
         system, path = filesystem(uri)
@@ -94,12 +94,12 @@ def join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{quote(name)}" if "://" in folder else str(Path(folder) / name)
 
 
-def listed(pattern: str, endings: tuple[str, ...]) -> list[str]:
+def list_files(pattern: str, endings: tuple[str, ...]) -> list[str]:
     """The files that a path, a folder, a prefix of a store or a pattern (`**` too) names, sorted.
 
     Of folders and prefixes everything below them with one of `endings`.
     """
-    if not is_stored(pattern):
+    if not is_filesystem_uri(pattern):
         if Path(pattern).is_file():  # its name may look like a pattern
             return [pattern]
         if Path(pattern).is_dir():
@@ -146,9 +146,9 @@ def _expression(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(parts))
 
 
-def write(uri: str, content: bytes) -> None:
+def write_atomic(uri: str, content: bytes) -> None:
     """Writes a file, whole or not at all, making folders on the way. Raises OSError."""
-    if is_stored(uri):
+    if is_filesystem_uri(uri):
         system, path = filesystem(uri)
         with suppress(OSError):  # stores without folders
             system.create_dir(os.path.dirname(path), recursive=True)

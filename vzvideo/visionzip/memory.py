@@ -46,15 +46,15 @@ class Moment:
         return len(self.role)
 
 
-def joined(earlier: Moment, later: Moment, keep: int) -> Moment:
+def merge_moments(earlier: Moment, later: Moment, keep: int) -> Moment:
     """Two neighbouring moments as one of `keep` tokens, or of all where they are fewer."""
     both = {
         name: torch.cat([getattr(earlier, name), getattr(later, name)]) for name in Moment.TENSORS
     }
-    return rezipped(Moment(**both, start_s=earlier.start_s, end_s=later.end_s), keep)
+    return merge_tokens(Moment(**both, start_s=earlier.start_s, end_s=later.end_s), keep)
 
 
-def rezipped(moment: Moment, keep: int) -> Moment:
+def merge_tokens(moment: Moment, keep: int) -> Moment:
     """A moment in at most `keep` tokens: again and again the two most alike become their mean.
 
     Alike is the cosine of their features. How much a token stands for counts for the mean but not
@@ -148,7 +148,7 @@ class Memory:
             tokens -= _shrink(moments, changes, self.budget)
         return Memory(self.budget, tuple(moments), tuple(changes))
 
-    def lasting(self, until_s: float) -> Memory:
+    def extend_to(self, until_s: float) -> Memory:
         """The last moment goes on until then: nothing has changed."""
         if not self.moments or until_s <= self.end_s:
             return self
@@ -168,7 +168,7 @@ def _shrink(moments: list[Moment], changes: list[float], budget: int) -> int:
     """Makes two neighbours one, or one that is too large smaller; returns the tokens saved."""
     if len(moments) == 1:
         before = len(moments[0])
-        moments[0] = rezipped(moments[0], budget)
+        moments[0] = merge_tokens(moments[0], budget)
         return before - len(moments[0])
     starts = np.array([moment.start_s for moment in moments[:-1]])
     ends = np.array([moment.end_s for moment in moments[1:]])
@@ -181,7 +181,7 @@ def _shrink(moments: list[Moment], changes: list[float], budget: int) -> int:
     at = int(np.argmin((ends - starts) * (1 / age_s + evenly) * weight))
     earlier, later = moments[at : at + 2]
     both = len(earlier) + len(later)
-    made = joined(earlier, later, min(both - 1, max(_LEAST, round(_SHARE * both))))
+    made = merge_moments(earlier, later, min(both - 1, max(_LEAST, round(_SHARE * both))))
     moments[at : at + 2] = [made]
     del changes[at]
     for place in (at - 1, at):

@@ -13,18 +13,18 @@ from tests.pipelines.made import random_features
 from tests.pipelines.trainees import COUNTS, ITEMS, losses_of, made_trainee, same
 from tests.tolerances import LOGITS_F32
 from vzvideo.models import mini_build
-from vzvideo.models.language import VideoLlava
+from vzvideo.models.language import LanguageModel
 
 
 @pytest.fixture(params=["published", "mini"])
-def language(request: pytest.FixtureRequest) -> VideoLlava:
+def language(request: pytest.FixtureRequest) -> LanguageModel:
     tokenizer = small_tokenizer()
     if request.param == "mini":
         tokenizer.chat_template = mini_build.CHAT_TEMPLATE
-    return VideoLlava(small_model(), tokenizer)
+    return LanguageModel(small_model(), tokenizer)
 
 
-def test_packed_answers_cost_what_they_cost_alone(language: VideoLlava) -> None:
+def test_packed_answers_cost_what_they_cost_alone(language: LanguageModel) -> None:
     packer, trainee = packer_for(language), made_trainee()
     features = random_features(sum(COUNTS), 32)
     packed = losses_of(trainee, features, packer(ITEMS, COUNTS))
@@ -36,7 +36,7 @@ def test_packed_answers_cost_what_they_cost_alone(language: VideoLlava) -> None:
     same(packed, torch.cat(alone))
 
 
-def test_packed_answers_cost_what_transformers_says(language: VideoLlava) -> None:
+def test_packed_answers_cost_what_transformers_says(language: LanguageModel) -> None:
     trainee = made_trainee(lora=False)
     before, after = language.prompts.opening(ITEMS[0][0][0])
     answer = [*language.tokenizer("A man rides a bike.").input_ids, language.end]
@@ -72,7 +72,7 @@ def test_targets_are_the_answers_and_their_end(packer: Packer) -> None:
     assert said == "".join(f"{answer}</s>" for _, answer in itertools.chain(*ITEMS))
 
 
-def test_prompts_are_those_that_are_asked(language: VideoLlava) -> None:
+def test_prompts_are_those_that_are_asked(language: LanguageModel) -> None:
     before, after = language.prompts.opening(ITEMS[0][0][0])
     batch = packer_for(language)(ITEMS[:1], 5)
     prompt = [*before, *[language.video_token] * 5, *after]

@@ -18,7 +18,7 @@ from tests.conftest import small_model, small_tokenizer
 from tests.models.test_encoder import encoder_of
 from tests.pipelines.made import CAPTIONS, photograph, visual_tokens, write_parquet
 from tests.tolerances import LOGITS_F32
-from vzvideo.models.language import VideoLlava
+from vzvideo.models.language import LanguageModel
 
 
 def test_one_budget_throughout_or_the_mixture() -> None:
@@ -33,13 +33,13 @@ def test_evaluation_agrees_with_the_likelihoods_of_the_model(tmp_path: Path) -> 
     images = [photograph(number, 90, 70) for number in range(7)]
     views = [View(row) for row in range(7)]
     features = Features(tmp_path / "features", encoder_of("dinov2"), images, views)
-    language = VideoLlava(small_model(), small_tokenizer())
+    language = LanguageModel(small_model(), small_tokenizer())
 
     def likely(views: list[View], question: str, answers: list[str]) -> list[float]:
-        prefix = language.read(visual_tokens(features.clips([views], 4, 1)[0]))
-        return language.likelihoods(prefix, question, answers)
+        prefix = language.prefill(visual_tokens(features.clips([views], 4, 1)[0]))
+        return language.log_likelihoods(prefix, question, answers)
 
-    nothing = language.read_nothing()
+    nothing = language.prefill_text_only()
     right, wrong, first, last, tokens = 0.0, 0.0, 0, 0, 0
     for number, said in enumerate(dev.said):
         captions, after = list(said.captions), (number + 1) % 7
@@ -50,7 +50,7 @@ def test_evaluation_agrees_with_the_likelihoods_of_the_model(tmp_path: Path) -> 
         clip = [View(number)] * 2 + [View(after)] * 2
         ends = [captions[0], dev.said[after].captions[0]]
         begins, stops = (
-            np.subtract(likely(clip, asked, ends), language.likelihoods(nothing, asked, ends))
+            np.subtract(likely(clip, asked, ends), language.log_likelihoods(nothing, asked, ends))
             for asked in ("What happens first?", "What happens last?")
         )
         first += begins[0] > begins[1]

@@ -23,7 +23,7 @@ from tests.models.test_encoder import encoder_of
 from tests.pipelines.made import random_features, scored, visual_tokens
 from tests.tolerances import LOGITS_F32
 from vzvideo.evaluation.questions import Question
-from vzvideo.models.language import VideoLlava
+from vzvideo.models.language import LanguageModel
 from vzvideo.video import open_video, sampling
 
 ASKED = [
@@ -35,8 +35,8 @@ CLIPS = [30 * random_features(11, 32, seed=seed) for seed in range(4)]
 
 
 @pytest.fixture(scope="module")
-def language() -> VideoLlava:
-    return VideoLlava(small_model(), small_tokenizer())
+def language() -> LanguageModel:
+    return LanguageModel(small_model(), small_tokenizer())
 
 
 def test_a_clip_gives_frames_at_even_distances() -> None:
@@ -62,11 +62,13 @@ def test_looking_decodes_and_encodes_a_clip(clip: Path) -> None:
 # -- the judge
 
 
-def likely(language: VideoLlava, features: Tensor, question: str, options: Any) -> list[float]:
-    return language.likelihoods(language.read(visual_tokens(features)), question, list(options))
+def likely(language: LanguageModel, features: Tensor, question: str, options: Any) -> list[float]:
+    return language.log_likelihoods(
+        language.prefill(visual_tokens(features)), question, list(options)
+    )
 
 
-def test_losses_are_the_likelihoods_of_the_model(language: VideoLlava) -> None:
+def test_losses_are_the_likelihoods_of_the_model(language: LanguageModel) -> None:
     items = [(question, text) for question, options in ASKED for text in options or YES_NO]
     batch = packer_for(language)([items] * len(CLIPS), 11)
     trainee = Trainee(small_model(), None, lora=False).eval()
@@ -83,15 +85,15 @@ def test_losses_are_the_likelihoods_of_the_model(language: VideoLlava) -> None:
 
 @pytest.mark.parametrize("batch_tokens", [100, 6000])
 def test_the_option_is_chosen_that_the_video_makes_likelier(
-    language: VideoLlava, batch_tokens: int
+    language: LanguageModel, batch_tokens: int
 ) -> None:
-    questions, expected, nothing = [], {}, language.read_nothing()
+    questions, expected, nothing = [], {}, language.prefill_text_only()
     for row, features in enumerate(CLIPS):
         some = []
         for question, options in ASKED:
             scores = likely(language, features, question, options or YES_NO)
             if options:  # what the video adds
-                blind = language.likelihoods(nothing, question, list(options))
+                blind = language.log_likelihoods(nothing, question, list(options))
                 scores = [a - b for a, b in zip(scores, blind, strict=True)]
             for text, score in zip(options or YES_NO, scores, strict=True):
                 name = f"{row} {question} {text}"
@@ -104,10 +106,10 @@ def test_the_option_is_chosen_that_the_video_makes_likelier(
 
 
 @pytest.mark.parametrize("batch_tokens", [200, 6000])
-def test_captions_are_those_of_each_clip_alone(language: VideoLlava, batch_tokens: int) -> None:
+def test_captions_are_those_of_each_clip_alone(language: LanguageModel, batch_tokens: int) -> None:
     expected = [
         language.answer(
-            language.read(visual_tokens(features)),
+            language.prefill(visual_tokens(features)),
             "What happens?",
             max_new_tokens=compare.CAPTION_TOKENS,
         )
@@ -118,7 +120,7 @@ def test_captions_are_those_of_each_clip_alone(language: VideoLlava, batch_token
 
 
 def test_a_judge_in_half_precision_chooses() -> None:
-    language = VideoLlava(small_model().bfloat16(), small_tokenizer())
+    language = LanguageModel(small_model().bfloat16(), small_tokenizer())
     asked = Question("1", "a.mp4", "Is there a cat?", ("Yes.",))
     chosen = Judge(language).chosen(CLIPS[:1], [[asked]])
     assert set(chosen) == {"1"}
@@ -126,7 +128,7 @@ def test_a_judge_in_half_precision_chooses() -> None:
 
 
 def test_a_judge_is_where_its_model_is() -> None:
-    judge = Judge(VideoLlava(small_model().to("meta"), small_tokenizer()))
+    judge = Judge(LanguageModel(small_model().to("meta"), small_tokenizer()))
     assert {buffer.device.type for buffer in judge._trainee.buffers()} == {"meta"}
 
 

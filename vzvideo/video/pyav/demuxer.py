@@ -66,7 +66,7 @@ class Demuxer:
         deadline_s = self._deadline_s
         # Without the prefix a file named 12:30.mp4 would be taken for a protocol. PyAV's timeout
         # does not cover seeking, FFmpeg's own does.
-        stored = storage.is_stored(self.source)
+        stored = storage.is_filesystem_uri(self.source)
         url: Any = f"file:{self.source}" if self.version else self.source
         url = self._fetch() if stored else url
         options = {} if self.version else {"rw_timeout": str(round(deadline_s * 1e6))}
@@ -89,7 +89,7 @@ class Demuxer:
     def _fetch(self) -> Any:
         """A file of an object store, open for reading."""
         try:
-            return storage.opened(self.source)
+            return storage.open_input(self.source)
         except FileNotFoundError:
             raise VideoError(f"{self.source}: no such file", code="not_found") from None
         except OSError as error:
