@@ -56,7 +56,8 @@ class Estimate:
             )
         lines.append(
             f"about {self.operations / 1e15:.3g} PFLOP, "
-            f"{format_duration(self.operations / _SUSTAINED)} of a GPU that does {_SUSTAINED / 1e12:.0f} TFLOP/s; decoding apart"
+            f"{format_duration(self.operations / _SUSTAINED)} of a GPU that does "
+            f"{_SUSTAINED / 1e12:.0f} TFLOP/s; decoding apart"
         )
         if self.unreadable:
             why = ", ".join(f"{code} {count}" for code, count in self.unreadable.most_common())
