@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vzvideo._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from vzvideo import visionzip as visionzip
     from vzvideo.config import Settings as Settings
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from vzvideo.types import FrameBatch as FrameBatch
     from vzvideo.types import VisualTokens as VisualTokens
     from vzvideo.video import open_video as open_video
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Answer": "types",

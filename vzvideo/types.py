@@ -9,13 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
+
+
+# What becomes of frames that come faster than they are encoded; see `VideoQA.stream`.
+Policy = Literal["block", "drop_oldest", "drop_newest"]
 
 
 class Role(IntEnum):

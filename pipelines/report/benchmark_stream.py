@@ -37,12 +37,12 @@ from pipelines.mini.clips import draw_move, picture
 from pipelines.mini.concepts import CONCEPTS, Concept
 from pipelines.mini.questions import Captioned
 from vzvideo.corpus.manifest import ENDINGS
-from vzvideo.live.ingest import Policy, tokens_to_moments
+from vzvideo.live.ingest import tokens_to_moments
 from vzvideo.live.sources import LiveSource
 from vzvideo.live.stream import Stream, moments_to_tokens
 from vzvideo.models.encoder import Encoder, ZipSettings
 from vzvideo.qa.video_qa import VideoQA
-from vzvideo.types import FrameBatch
+from vzvideo.types import FrameBatch, Policy
 from vzvideo.visionzip.memory import Memory, Moment
 
 PARTS = ("day", "burst", "needle", "joined")

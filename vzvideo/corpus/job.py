@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, get_args
 
-import vzvideo
+from vzvideo._version import __version__
 from vzvideo.config import Settings
 from vzvideo.corpus.cluster import Pool, RayError, connect, run_stages
 from vzvideo.corpus.manifest import Task
@@ -229,7 +229,7 @@ class _Job:
             "model": self._planner.name,
             "settings": json.dumps(encoding | self._answering, sort_keys=True),
             "version": work.version,
-            "vzvideo": vzvideo.__version__,
+            "vzvideo": __version__,
         }
 
     def run(

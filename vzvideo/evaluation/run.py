@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-import vzvideo
+from vzvideo._version import __version__
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
 from vzvideo.evaluation import scoring
 from vzvideo.evaluation.ledger import Ledger, write, write_parquet
@@ -257,7 +257,7 @@ def _signature(qa: VideoQA, prompt: str, choose: str, baselines: bool) -> dict[s
         settings.pop(name)
     folder = weights.locate(catalog.find(qa.name))
     return {
-        "vzvideo": vzvideo.__version__,
+        "vzvideo": __version__,
         "model": qa.name,
         "weights": weights.fingerprint(folder, "") if folder else None,
         "prompt": prompt,

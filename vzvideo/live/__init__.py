@@ -1,0 +1,1 @@
+"""Video that goes on: sources, what is remembered of them, and questions at any moment."""

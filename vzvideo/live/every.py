@@ -6,15 +6,11 @@ import asyncio
 import math
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
 
 from vzvideo.live.ingest import Ingest
 from vzvideo.types import Answer
-
-if TYPE_CHECKING:
-    from vzvideo.live.stream import Stream
 
 
 class Every:
@@ -25,18 +21,9 @@ class Every:
 
     at_s = -math.inf
 
-    def __init__(
-        self,
-        stream: Stream,
-        ingest: Ingest,
-        seconds: float,
-        question: str,
-        since_s: float,
-        changes: dict[str, Any],
-    ) -> None:
-        self._stream, self._ingest = stream, ingest
-        self._seconds, self._question = seconds, question
-        self._since_s, self._changes = since_s, changes
+    def __init__(self, ingest: Ingest, seconds: float, ask: Callable[[], Answer]) -> None:
+        """ask: what gives the answer of this moment."""
+        self._ingest, self._seconds, self._ask = ingest, seconds, ask
 
     def __iter__(self) -> Iterator[Answer]:
         return self._answers(threading.Event())
@@ -53,7 +40,7 @@ class Every:
             if left.is_set() or reached_s <= answered_s:
                 return
             self.at_s = reached_s
-            yield self._stream.ask(self._question, since_s=self._since_s, **self._changes)
+            yield self._ask()
             if reached_s < due_s:  # that was the rest
                 return
             answered_s = reached_s

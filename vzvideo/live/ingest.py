@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -21,10 +21,8 @@ from numpy.typing import NDArray
 
 from vzvideo.errors import ModelError, SettingsError
 from vzvideo.live.sources import LiveSource, downscale, is_similar, thumbnail
-from vzvideo.types import FrameBatch, VisualTokens
+from vzvideo.types import FrameBatch, Policy, VisualTokens
 from vzvideo.visionzip.memory import Memory, Moment
-
-Policy = Literal["block", "drop_oldest", "drop_newest"]
 
 _STEP_S = 0.04  # from the last frame of one source to the first of the next
 _LOOK_S = 0.5  # how often the encoder looks whether anybody is left to close it

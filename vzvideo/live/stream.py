@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from vzvideo.config import ANSWERING, LOADING, Settings
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.live.every import Every
-from vzvideo.live.ingest import Ingest, Policy, Stats
+from vzvideo.live.ingest import Ingest, Stats
 from vzvideo.live.sources import LiveSource
 from vzvideo.models.language import SHORTEST_ANSWER
 from vzvideo.models.prefix import Prefix, copy_cache
 from vzvideo.qa import store
 from vzvideo.qa.asking import AnswerStream, validate_question
 from vzvideo.qa.encoding import Encoded
-from vzvideo.types import Answer, VisualTokens
+from vzvideo.types import Answer, Policy, VisualTokens
 from vzvideo.visionzip.memory import Memory, Moment
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Stream:
         prefix = self._prefix(tokens, since_s is not None or until_s is not None)
         seconds = {"prefill": time.perf_counter() - begun}
         encoded = Encoded(tokens, {}, False, tokens.frames, 0)
-        return AnswerStream(self._qa, encoded, prefix, question, settings, seconds)
+        return self._qa.answer_stream(encoded, prefix, question, settings, seconds)
 
     def _answering(self, changes: dict[str, Any]) -> Settings:
         if wrong := changes.keys() - set(ANSWERING):
@@ -261,7 +261,8 @@ class Stream:
             raise SettingsError(f"every: {seconds:g} given, seconds above 0 are needed")
         self._answering(changes)  # what is wrong with them is told at once
         since_s = -seconds if since_s is None else since_s
-        return Every(self, self._ingest, seconds, validate_question(question), since_s, changes)
+        question = validate_question(question)
+        return Every(self._ingest, seconds, lambda: self.ask(question, since_s=since_s, **changes))
 
     # -- how it is doing
 

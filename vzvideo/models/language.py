@@ -7,7 +7,7 @@ conversation, pay for the video once. Knows nothing of frames or files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -176,7 +176,7 @@ class LanguageModel:
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         num_beams: int = 1,
-    ) -> Iterator[str]:
+    ) -> Generator[str]:
         """The answer, piece by piece as it is generated; the caller may stop early.
 
         num_beams: beginnings of the answer followed at once (beam search), of which the one
@@ -191,7 +191,7 @@ class LanguageModel:
 
     def _stream(
         self, prefix: Prefix, question: str, remember: bool, how: Generation
-    ) -> Iterator[str]:
+    ) -> Generator[str]:
         ids = self.prompt_ids(prefix, question)
         self._check(ids.shape[1] + min(how.max_new_tokens, SHORTEST_ANSWER))
         before = prefix.cache.get_seq_length()
@@ -224,7 +224,7 @@ class LanguageModel:
 
     def answer(self, prefix: Prefix, question: str, **options: Any) -> str:
         """As `stream`, in one piece."""
-        with closing(self.stream(prefix, question, **options)) as pieces:  # type: ignore[type-var]
+        with closing(self.stream(prefix, question, **options)) as pieces:
             return "".join(pieces).strip()
 
     @torch.inference_mode()

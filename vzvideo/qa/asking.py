@@ -1,40 +1,35 @@
-"""A question on its way, and a conversation: answers as they are generated."""
+"""An answer as it is generated, and a conversation. Knows no model: what generates is handed in."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vzvideo import config
 from vzvideo.errors import SettingsError
 from vzvideo.qa.evidence import Evidence
 from vzvideo.types import Answer
 
 if TYPE_CHECKING:
-    from vzvideo.models.prefix import Prefix
     from vzvideo.qa.encoding import Encoded
-    from vzvideo.qa.video_qa import VideoQA
 
 
 class AnswerStream:
-    """A question on its way: iterate for the text as it comes, then take `result`."""
+    """An answer on its way: iterate for the text as it comes, then take `result`."""
 
     def __init__(
         self,
-        qa: VideoQA,
         encoded: Encoded,
-        prefix: Prefix,
-        question: str,
-        settings: config.Settings,
-        seconds: dict[str, float],
-        *,
-        remember: bool = False,
+        pieces: Generator[str],
+        finish: Callable[[str, float], Answer],
+        evidence: Callable[[Answer], Evidence] | None,
     ) -> None:
+        """pieces: the text as the model says it. finish: the whole text and the seconds that
+        generating took -> `Answer`. evidence: what an answer was drawn from; None in a
+        conversation, where the model also looks at what was said before."""
         self.encoded = encoded
-        self._qa, self._prefix, self._question = qa, prefix, question
-        self._settings, self._seconds, self._remember = settings, seconds, remember
+        self._pieces, self._finish, self._evidence = pieces, finish, evidence
         self._result: Answer | None = None
         self._begun = False
 
@@ -43,30 +38,22 @@ class AnswerStream:
             raise RuntimeError("an answer is generated once; start another for another")
         self._begun = True
         begun = time.perf_counter()
-        said: list[str] = []
-        stream: Any = self._qa.language.stream(
-            self._prefix,
-            self._question,
-            remember=self._remember,
-            **self._settings.answering,
-        )
-        with closing(stream):
-            for piece in stream:
+        text = ""
+        with closing(self._pieces):
+            for piece in self._pieces:
                 # No model means its leading blank, and nobody wants to read it.
-                piece = piece if said else piece.lstrip()
+                piece = piece if text else piece.lstrip()
                 if piece:
-                    said.append(piece)
+                    text += piece
                     yield piece
-        self._seconds["generate"] = time.perf_counter() - begun
-        text = "".join(said).strip()
-        self._result = self._qa.answer(self.encoded, self._question, text, self._seconds)
+        self._result = self._finish(text.strip(), time.perf_counter() - begun)
 
     def evidence(self) -> Evidence:
         """What the whole answer was drawn from; available once the iteration has ended. Not for a
-        conversation, where the model also looks at what was said before."""
-        if self._remember:
+        conversation."""
+        if self._evidence is None:
             raise RuntimeError("evidence is for single questions, not for a conversation")
-        return self._qa.evidence(self.encoded, self.result)
+        return self._evidence(self.result)
 
     def finish(self) -> Answer:
         """Generates the whole answer and returns it."""
@@ -83,13 +70,18 @@ class AnswerStream:
 
 
 class Chat:
-    """A conversation about one video, over one growing key-value cache."""
+    """A conversation about one video, over one growing key-value cache. Made by `VideoQA.chat`."""
 
-    def __init__(self, qa: VideoQA, encoded: Encoded, settings: config.Settings) -> None:
+    def __init__(
+        self,
+        encoded: Encoded,
+        seconds: dict[str, float],
+        start: Callable[[str, dict[str, float]], AnswerStream],
+    ) -> None:
+        """seconds: what the video has cost until now, paid by the first answer. start: a question
+        and what it has to pay -> its answer."""
         self.encoded = encoded
-        self._qa, self._settings = qa, settings
-        self._prefix, prefill_s = qa.prefill_fresh(encoded.tokens)
-        self._unpaid = encoded.seconds | {"prefill": prefill_s}
+        self._unpaid, self._start = seconds, start
 
     def ask(self, question: str) -> Answer:
         """The next answer; it knows what was said before."""
@@ -99,15 +91,7 @@ class Chat:
         """As `ask`, with the text as it is generated."""
         question = validate_question(question)
         seconds, self._unpaid = self._unpaid, dict.fromkeys(self._unpaid, 0.0)
-        return AnswerStream(
-            self._qa,
-            self.encoded,
-            self._prefix,
-            question,
-            self._settings,
-            dict(seconds),
-            remember=True,
-        )
+        return self._start(question, seconds)
 
 
 def validate_question(question: str) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import vzvideo
 from vzvideo import config, visionzip
+from vzvideo._version import __version__
 from vzvideo.errors import SettingsError
 from vzvideo.models.catalog import ModelCard
 from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings
@@ -46,7 +46,7 @@ class Recipes:
         compression = self._compression(settings)
         frames = self._budget(settings, compression, question).frames
         about = {
-            "vzvideo": vzvideo.__version__,
+            "vzvideo": __version__,
             "model": self.card.name,
             "tower": self.tower,
             "dtype": str(self.encoder.dtype).removeprefix("torch."),

@@ -23,11 +23,10 @@ from vzvideo.qa.encoding import CachedEncoder, Encoded, Progress, Source, synchr
 from vzvideo.qa.evidence import Evidence, evidence
 from vzvideo.qa.recipe import Recipe, Recipes
 from vzvideo.qa.store import TokenCache
-from vzvideo.types import Answer, VisualTokens
+from vzvideo.types import Answer, Policy, VisualTokens
 from vzvideo.video.base import check_file
 
 if TYPE_CHECKING:
-    from vzvideo.live.ingest import Policy
     from vzvideo.live.stream import Stream
 
 
@@ -209,7 +208,31 @@ class VideoQA:
         encoded = self.encode_timed(source, question=question, progress=progress, **changes)
         prefix, prefill_s = self.prefill(encoded.tokens, progress)
         seconds = encoded.seconds | {"prefill": prefill_s}
-        return AnswerStream(self, encoded, prefix, question, settings, seconds)
+        return self.answer_stream(encoded, prefix, question, settings, seconds)
+
+    def answer_stream(
+        self,
+        encoded: Encoded,
+        prefix: Prefix,
+        question: str,
+        settings: config.Settings,
+        seconds: dict[str, float],
+        *,
+        remember: bool = False,
+    ) -> AnswerStream:
+        """The answer to a question about what `prefix` holds, as it is generated.
+
+        seconds: of the stages before. remember: see `LanguageModel.stream`.
+        """
+        pieces = self.language.stream(prefix, question, remember=remember, **settings.answering)
+
+        def finish(text: str, generate_s: float) -> Answer:
+            return self.answer(encoded, question, text, seconds | {"generate": generate_s})
+
+        def evidence(answer: Answer) -> Evidence:
+            return self.evidence(encoded, answer)
+
+        return AnswerStream(encoded, pieces, finish, None if remember else evidence)
 
     def stream_answer(self, source: Source, question: str, **changes: Any) -> Iterator[str]:
         """The answer's text, piece by piece as it is generated."""
@@ -276,7 +299,13 @@ class VideoQA:
     def chat(self, source: Source, *, progress: Progress | None = None, **changes: Any) -> Chat:
         """A conversation about one video; later questions do not pay for it again."""
         encoded = self.encode_timed(source, progress=progress, **changes)
-        return Chat(self, encoded, self._with(changes))
+        settings = self._with(changes)
+        prefix, prefill_s = self.prefill_fresh(encoded.tokens)
+
+        def start(question: str, seconds: dict[str, float]) -> AnswerStream:
+            return self.answer_stream(encoded, prefix, question, settings, seconds, remember=True)
+
+        return Chat(encoded, encoded.seconds | {"prefill": prefill_s}, start)
 
     def stream(
         self,

@@ -1,0 +1,1 @@
+"""The default backend: PyAV, from packets to pictures."""

