@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Answer": "types",
-    "Chat": "asking",
+    "Chat": "qa.asking",
     "Failure": "types",
     "FrameBatch": "types",
     "Settings": "config",
-    "Stream": "stream",
-    "VideoQA": "qa",
+    "Stream": "live.stream",
+    "VideoQA": "qa.video_qa",
     "VisualTokens": "types",
     "VzVideoError": "errors",
-    "load": "qa",
-    "open_video": "video",
+    "load": "qa.video_qa",
+    "open_video": "video.backends",
 }
 __all__ = [*_HOMES, "visionzip"]
 

@@ -294,7 +294,9 @@ def test_help_names_the_options(vz: Command) -> None:
 
 def test_a_wrong_name_costs_no_imports() -> None:
     mistyped = (
-        "from vzvideo import cli\ntry: cli.main(['show', 'none.mp4'])\nexcept SystemExit: pass"
+        "from vzvideo.cli.main import main\n"
+        "try: main(['show', 'none.mp4'])\n"
+        "except SystemExit: pass"
     )
     assert not imported_by(mistyped) & {"torch", "transformers", "av", "PIL"}
 
