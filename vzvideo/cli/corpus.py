@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vzvideo.cli.options import ANSWERING, Json, say, with_settings
-from vzvideo.corpus.manifest import MANIFESTS
 from vzvideo.errors import SettingsError
 from vzvideo.words import format_duration, pluralize
 
@@ -163,6 +162,8 @@ def index(
 
 def _more_videos(given: list[str]) -> list[str]:
     """What a shell makes of `--videos *.mp4`, all but the first."""
+    from vzvideo.corpus.manifest import MANIFESTS
+
     for name in given:
         if name.lower().endswith(MANIFESTS):
             raise SettingsError(f"--videos: {name} is a manifest, and names its own")
