@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 from contextlib import suppress
@@ -12,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vzvideo.cli.options import ANSWERING, Json, check, load, progress_bars, say, with_settings
+from vzvideo.cli.options import (
+    ANSWERING,
+    Json,
+    check,
+    echo_json,
+    echo_path,
+    load,
+    progress_bars,
+    say,
+    with_settings,
+)
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
 from vzvideo.words import pluralize
 
@@ -122,7 +131,7 @@ def encode(
         encoded = qa.encode_timed(video, progress=progress)
     store.save(encoded.tokens, target)
     tokens = encoded.tokens
-    typer.echo(target)
+    echo_path(target)
     say(
         f"{pluralize(tokens.frames, 'frame')}, {tokens.tokens_before} -> {len(tokens)} tokens, "
         f"{target.stat().st_size / 1024:.0f} KB{_gaps(encoded)}"
@@ -151,7 +160,7 @@ def _print(
 ) -> None:
     if as_json:
         about = dataclasses.asdict(answer) | (evidence.about() if evidence else {})
-        typer.echo(json.dumps({"answer": about.pop("text"), **about}, ensure_ascii=False))
+        echo_json({"answer": about.pop("text"), **about})
     else:
         text = f"{answer.text} [{evidence}]" if evidence else answer.text
         typer.echo(f"{answer.question}\n  {text}" if labelled else text)
@@ -163,7 +172,7 @@ def _print_failure(video: str, question: str, stage: str, error: VzVideoError) -
     if isinstance(error, VideoError):
         stage = "decode"
     failure = Failure(question, video, stage, error.code, str(error))
-    typer.echo(json.dumps(dataclasses.asdict(failure), ensure_ascii=False))
+    echo_json(dataclasses.asdict(failure))
 
 
 def _check_questions(questions: list[str]) -> None:

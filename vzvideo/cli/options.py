@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -215,4 +217,21 @@ def load(settings: Settings) -> VideoQA:
 
 
 def say(line: str) -> None:
+    """A line for a person, on stderr."""
     typer.echo(line, err=True)
+
+
+def echo_json(content: Any, *, err: bool = False) -> None:
+    """One JSON object on a line of stdout. Names of files may hold bytes that are no UTF-8: those
+    are escaped, as JSON escapes them, and read back as the same name."""
+    line = json.dumps(content, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        line = json.dumps(content)
+    typer.echo(line, err=err)
+
+
+def echo_path(path: object, *, err: bool = False) -> None:
+    """A path on a line of stdout, byte for byte as the system has it."""
+    typer.echo(os.fsencode(str(path)), err=err)

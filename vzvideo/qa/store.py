@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +29,9 @@ from vzvideo.types import VisualTokens
 FORMAT = 1
 _ARRAYS = ("frame", "role", "patch", "pts_s")
 _BLOCKS, _BLOCK_BYTES = 64, 1 << 16
+_ABANDONED_S = 3600.0  # no file takes so long to be written
+# How files begin whose pictures lie in others: HLS playlists, FFmpeg's lists, DASH manifests, SDP.
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0")
 _MAX_HEADER_BYTES = 1 << 27
 
 
@@ -140,6 +145,12 @@ def is_token_file(path: Path) -> bool:
     )
 
 
+def is_playlist(path: Path) -> bool:
+    """Whether a file only names others, which may change while it stays as it is."""
+    with path.open("rb") as file:
+        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_PLAYLISTS)
+
+
 def content_hash(path: Path) -> str:
     """A hash by which a file is known: its size, time of change, and 64 blocks spread over it.
 
@@ -193,6 +204,10 @@ class TokenCache:
             self._shrink()
 
     def _shrink(self) -> None:
+        for scratch in self.folder.glob(".part-*"):
+            with contextlib.suppress(OSError):  # of a writer that was killed
+                if time.time() - scratch.stat().st_mtime > _ABANDONED_S:
+                    shutil.rmtree(scratch)
         files = []
         for path in self.folder.glob("*.safetensors"):
             with contextlib.suppress(OSError):
