@@ -116,7 +116,7 @@ def test_what_is_left_out_is_told(folder: Path, pattern: str) -> None:
         names = storage.list_files(named, ENDINGS, told.append)
         assert not [name for name in names if "/." in name.removeprefix(where)]
         assert told == [
-            f"{named}: left out 2 hidden and 2 with the ending of no video (.txt, .bin)"
+            f"{named}: left out 2 hidden and 2 with the ending of no video (.bin, .txt)"
         ]
 
 

