@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Answer": "types",
-    "Chat": "asking",
+    "Chat": "qa.asking",
     "Failure": "types",
     "FrameBatch": "types",
     "Settings": "config",
-    "Stream": "stream",
-    "VideoQA": "qa",
+    "Stream": "live.stream",
+    "VideoQA": "qa.video_qa",
     "VisualTokens": "types",
     "VzVideoError": "errors",
-    "load": "qa",
+    "load": "qa.video_qa",
     "open_video": "video",
 }
 __all__ = [*_HOMES, "visionzip"]
