@@ -41,6 +41,11 @@ class Preprocess:
                 "may be no larger, and with squash it must be the same"
             )
 
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Height and width of the largest frame that comes out."""
+        return self.crop, self.crop
+
     @classmethod
     def from_folder(cls, folder: Path) -> Preprocess:
         """Reads a checkpoint's preprocessor configuration; CLIP's values where there is none."""

@@ -1,0 +1,305 @@
+"""What serves every family of vision-language models.
+
+The model's own features and scores, a prompt shortened to what is kept, and features handed over as
+transformers itself does it (`mm_encoder_outputs`). Where everything is kept, the logits are those
+of the model's own forward from pixels.
+
+A *patch* is a token of the tower. A *cell* is what becomes one token of the language model: a
+patch, or the patches that a connector pools or shuffles into one. A *group* is compressed by
+itself: a frame, a tile, a temporal patch. An *item* is a picture or a video, shown by one run of
+placeholders. G groups of C cells with E channels; M cells of an item are kept, as D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from vzvideo import visionzip
+from vzvideo.errors import ModelError
+from vzvideo.models.tower import Scored
+from vzvideo.visionzip import ZipSettings
+
+
+class Part(NamedTuple):
+    """Groups of one size. cells: hidden (G, C, E), scores (G, C), keys (G, C, K).
+
+    place (G, C) int64: which of the item's placeholders shows a cell; -1 for a CLS that the model
+        is not shown unless compressed. has_cls: the first cell of each group is a CLS.
+    """
+
+    cells: Scored
+    place: Tensor
+    has_cls: bool = False
+
+
+class Item(NamedTuple):
+    """size: placeholders; those that no cell is at show `newline` (D,).
+
+    tiled: parts behind the first are tiles of one picture, whose rows run across them.
+    """
+
+    parts: list[Part]
+    size: int
+    newline: Tensor | None = None
+    tiled: bool = False
+
+
+class Kept(NamedTuple):
+    """features (M, D) in the order they are read; slots (M,) int64, the placeholders of the item
+    that stay, ascending; size: placeholders it had."""
+
+    features: Tensor
+    slots: Tensor
+    size: int
+
+
+class Family:
+    """What a family of models has for itself; bound to `core`, a model without its head."""
+
+    arguments: ClassVar[dict[str, tuple[str, ...]]]  # modality -> of get_*_features, pixels first
+    aliases: ClassVar[dict[str, str]] = {}  # an argument's old name -> its name
+    stacked: ClassVar[tuple[str, ...]] = ()  # modalities whose features are one tensor, not a list
+    merge: ClassVar[Literal["reference", "mean"]] = "reference"  # "mean" where cells are projected
+    has_positions: ClassVar[bool] = False  # whether a cell's position depends on its place
+    shows: ClassVar[str] = "video"  # the modality by which frames of a clip are shown
+    frames_per_group: ClassVar[int] = 1
+    width: int  # E
+
+    def __init__(self, core: Any) -> None:
+        self.core = core
+
+    # -- what a family says
+
+    def items(self, modality: str, given: dict[str, Any]) -> list[Item]:
+        """The pictures or videos of a call, uncompressed. given: the arguments of `modality`."""
+        raise NotImplementedError
+
+    def project(self, cells: Tensor) -> Tensor:
+        """(M, E) -> (M, D): what is left to do for cells before the language model reads them."""
+        return cells
+
+    def hand_over(self, modality: str, features: list[Tensor]) -> Any:
+        """Features (M, D) of each item in the container that the model's forward expects."""
+        whole = torch.stack(features) if modality in self.stacked else features
+        return BaseModelOutputWithPooling(pooler_output=whole)  # type: ignore[arg-type]
+
+    def positions(self, given: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+        """Positions (3, B, S) of the whole prompt, and by how much what follows it is ahead of its
+        length (B, 1); None where positions count from 0."""
+        return None
+
+    def token_id(self, modality: str) -> int:
+        """The placeholder."""
+        return int(getattr(self.core.config, f"{modality}_token_id"))
+
+    # -- frames of a clip, for `Encoder`; preprocessed (T, 3, H, W) -> G groups
+
+    has_frame_cls: bool = False  # whether the first cell of a frame is a CLS
+    frame_cls_shown: bool = True  # also without compression
+
+    def vision(self) -> nn.Module:
+        """The tower that frames go through."""
+        raise NotImplementedError
+
+    def whole_frames(self, inputs: Tensor) -> Tensor:
+        """Features (G, C, E), nothing scored, without a CLS that is not shown."""
+        raise NotImplementedError
+
+    def frames(self, inputs: Tensor) -> Scored:
+        """Cells (G, C, ...)."""
+        raise NotImplementedError
+
+    def frames_by_layer(self, inputs: Tensor) -> tuple[Scored, Tensor]:
+        """As `frames`, and the scores (L, G, C) of every layer."""
+        raise ModelError(
+            f"the attention of every layer is not to be had of a {self.core.config.model_type} "
+            "model, which packs pictures of any shape",
+            code="family",
+        )
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Cells of a frame of so many pixels: rows, columns."""
+        raise NotImplementedError
+
+    # -- what all have in common
+
+    def see(
+        self, modality: str, given: dict[str, Any], settings: ZipSettings | None
+    ) -> list[Kept]:
+        """The arguments of a call that holds pixels -> what is kept of each item, projected."""
+        items = self.items(modality, given)
+        zipped = _compress([part for item in items for part in item.parts], settings)
+        ordered = []
+        for item in items:
+            own, zipped = zipped[: len(item.parts)], zipped[len(item.parts) :]
+            ordered.append(_in_order(item, own, by_place=self.has_positions or settings is None))
+        projected = self.project(torch.cat([features for features, _ in ordered]))
+        kept = []
+        for item, features, (_, place) in zip(
+            items, projected.split([len(p) for _, p in ordered]), ordered, strict=True
+        ):
+            if item.newline is not None:
+                features, place = _with_newlines(item, features, place, settings is None)
+            exact = self.has_positions or settings is None
+            slots = place if exact else torch.arange(len(place), device=place.device)
+            kept.append(Kept(features, slots, item.size))
+        return kept
+
+    def shorten(self, given: dict[str, Any], kept: dict[str, list[Kept]]) -> dict[str, Any]:
+        """The arguments of a call with a placeholder for every cell -> those of one with a
+        placeholder for each that is kept, and without pixels."""
+        ids: Tensor = given["input_ids"]
+        keep = torch.ones_like(ids, dtype=torch.bool)
+        for modality, items in kept.items():
+            at = ids == self.token_id(modality)
+            starts = torch.tensor([0, *(item.size for item in items)]).cumsum(0).tolist()
+            if int(at.sum()) != starts[-1]:
+                raise ValueError(
+                    f"{int(at.sum())} {modality} placeholders in the prompt for {starts[-1]} "
+                    "features: give what the model's own processor makes"
+                )
+            stay = torch.zeros(starts[-1], dtype=torch.bool, device=ids.device)
+            for start, item in zip(starts, items, strict=False):
+                stay[start + item.slots.to(ids.device)] = True
+            keep[at] = stay
+        described = {name for names in self.arguments.values() for name in names}
+        short = {k: v for k, v in given.items() if v is not None and k not in described}
+        for name, fill in (
+            ("input_ids", self._padding()), ("attention_mask", 0), ("labels", -100),
+            ("mm_token_type_ids", 0), ("token_type_ids", 0),
+        ):  # fmt: skip
+            if name in short:
+                short[name] = take_rows(short[name], keep, fill)
+        if len(ids) > 1 and "attention_mask" not in short:  # rows may be padded now
+            short["attention_mask"] = take_rows(torch.ones_like(ids), keep, 0)
+        short.pop("position_ids", None)
+        if (whole := self.positions(given)) is not None:
+            mask = short.get("attention_mask", torch.ones_like(short["input_ids"]))
+            # The text row is gapless, or 1-D positions would be taken for packed sequences.
+            text = (mask.cumsum(-1) - 1).clamp(min=0)
+            rows = [text, *(take_rows(row, keep, 0) for row in whole[0])]
+            short["position_ids"] = torch.stack([row.to(text) for row in rows])
+            # For what follows, where nobody gives positions; it lives on the model.
+            self.core.rope_deltas = whole[1] + (ids.shape[1] - short["input_ids"].shape[1])
+        return short
+
+    def tell(self, given: dict[str, Any], kept: dict[str, list[Kept]]) -> dict[str, Any]:
+        """As `shorten`, with the features in place of the pixels."""
+        handed = {
+            modality: self.hand_over(modality, [item.features for item in items])
+            for modality, items in kept.items()
+        }
+        return self.shorten(given, kept) | {"mm_encoder_outputs": handed}
+
+    def _padding(self) -> int:
+        return int(self.core.config.get_text_config().pad_token_id or 0)
+
+
+def places(groups: int, cells: int, device: torch.device, first: int = 0) -> Tensor:
+    """(G, C): group by group, cell by cell, beginning at `first`."""
+    count = torch.arange(groups * cells, device=device)
+    return count.view(groups, cells) + first
+
+
+def with_cls(place: Tensor) -> Tensor:
+    """(G, C) -> (G, 1 + C): with a CLS in front that the model is not shown."""
+    return F.pad(place, (1, 0), value=-1)
+
+
+def take_rows(values: Tensor, keep: Tensor, fill: int) -> Tensor:
+    """values, keep (B, S) -> (B, longest): what is kept of each row, padded on the left."""
+    rows = [row[some] for row, some in zip(values, keep.to(values.device), strict=True)]
+    longest = max(map(len, rows))
+    return torch.stack([F.pad(row, (longest - len(row), 0), value=fill) for row in rows])
+
+
+class _Zipped(NamedTuple):
+    """features (G, m, E), place (G, m); of the m the first `dominant` stand as they were."""
+
+    features: Tensor
+    place: Tensor
+    dominant: int
+
+
+def _compress(parts: Sequence[Part], settings: ZipSettings | None) -> list[_Zipped]:
+    """Each part compressed, those of one shape at once."""
+    if settings is None:
+        return [_Zipped(part.cells.hidden, part.place, part.place.shape[1]) for part in parts]
+    found: dict[int, _Zipped] = {}
+    alike: dict[tuple[int, bool], list[int]] = {}
+    for number, part in enumerate(parts):
+        alike.setdefault((part.place.shape[1], part.has_cls), []).append(number)
+    for (cells, has_cls), numbers in alike.items():
+        dominant, contextual = settings.counts(cells, has_cls)
+        if dominant + contextual >= cells:  # no larger than the budget: it stays as it is
+            dominant, contextual = cells, 0
+        chosen = [parts[number] for number in numbers]
+        features, patch, _ = visionzip.compress(
+            *(torch.cat(each) for each in zip(*(part.cells for part in chosen), strict=True)),
+            dominant, contextual, merge=settings.merge, has_cls=has_cls,
+        )  # fmt: skip
+        place = torch.cat([part.place for part in chosen]).gather(1, patch)
+        sizes = [len(part.place) for part in chosen]
+        for number, own, at in zip(numbers, features.split(sizes), place.split(sizes), strict=True):
+            found[number] = _Zipped(own, at, dominant)
+    return [found[number] for number in range(len(parts))]
+
+
+def _in_order(item: Item, zipped: Sequence[_Zipped], by_place: bool) -> tuple[Tensor, Tensor]:
+    """Features (M, E) and places (M,) in the order they are read."""
+    features, place = [], []
+    for part, (own, at, dominant) in zip(item.parts, zipped, strict=True):
+        flat, where = own.flatten(0, 1), at.flatten()
+        if part.has_cls and dominant == part.place.shape[1]:  # whole: without a CLS not shown
+            flat, where = flat[where >= 0], where[where >= 0]
+        features.append(flat)
+        place.append(where)
+    together, at = torch.cat(features), torch.cat(place)
+    if by_place:
+        order = at.argsort(stable=True)
+    elif item.tiled and len(zipped) > 1:
+        order = _across_tiles(zipped, place, item.size)
+    else:
+        return together, at
+    return together[order], at[order]
+
+
+def _across_tiles(zipped: Sequence[_Zipped], place: Sequence[Tensor], size: int) -> Tensor:
+    """The order (M,) of a picture in tiles, as the authors of LLaVA-NeXT's VisionZip have it: the
+    small whole picture, then dominant cells row by row across tiles, then the tiles' CLS, then what
+    was merged."""
+    keys = [torch.full_like(place[0], -1)]
+    for tile, (own, at) in enumerate(zip(zipped[1:], place[1:], strict=True)):
+        within = torch.arange(len(at), device=at.device) % max(1, own.place.shape[1])
+        role = torch.where(within >= own.dominant, 2, (at < 0).long())
+        keys.append(role * (size + len(zipped)) + torch.where(role == 0, at, tile))
+    return torch.cat(keys).argsort(stable=True)
+
+
+def _with_newlines(
+    item: Item, features: Tensor, place: Tensor, whole: bool
+) -> tuple[Tensor, Tensor]:
+    """With the item's newlines: all where it is whole, else the last, which ends it."""
+    free = torch.ones(item.size, dtype=torch.bool, device=place.device)
+    for part in item.parts:
+        free[part.place[part.place >= 0]] = False
+    lines = free.nonzero()[:, 0]
+    lines = lines if whole else lines[-1:]
+    assert item.newline is not None
+    if item.newline.is_meta:
+        raise ModelError(
+            "the model's newline is not in memory (device_map has put it on a disk or aside): give "
+            "the vision part a device of its own"
+        )
+    newline = item.newline.to(features.device, features.dtype).expand(len(lines), -1)
+    features, place = torch.cat([features, newline]), torch.cat([place, lines])
+    if not whole:
+        return features, place
+    order = place.argsort()
+    return features[order], place[order]

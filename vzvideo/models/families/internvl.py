@@ -1,0 +1,46 @@
+"""InternVL 2.5 and 3: 2 x 2 patches shuffled into a cell, then a norm and an MLP.
+
+The CLS scores, and is never shown. Frames and tiles are pictures.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from vzvideo.models.families.pictures import PictureFamily, mean_pool
+
+
+class InternVl(PictureFamily):
+    arguments: ClassVar = {"image": ("pixel_values",)}
+    stacked: ClassVar = ("image",)
+    shows: ClassVar = "image"
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        return int(self.core.config.vision_config.hidden_size) * self.pooled**2
+
+    @property
+    def pooled(self) -> int:  # type: ignore[override]
+        return round(1 / self.core.config.downsample_ratio)
+
+    def feature_layer(self) -> int | None:
+        layer = super().feature_layer()
+        return None if layer == -1 else layer
+
+    def has_cls(self, modality: str) -> bool:
+        return False  # of cells
+
+    def features(self, modality: str, hidden: Tensor) -> Tensor:
+        edge = round((hidden.shape[1] - 1) ** 0.5)
+        grid = hidden[:, 1:].unflatten(1, (edge, edge))
+        shuffled: Tensor = self.core.pixel_shuffle(grid, self.core.config.downsample_ratio)
+        return shuffled.flatten(1, 2)
+
+    def pool(self, modality: str, values: Tensor) -> Tensor:
+        return mean_pool(values[:, 1:], self.pooled)
+
+    def project(self, cells: Tensor) -> Tensor:
+        projected: Tensor = self.core.multi_modal_projector(cells)
+        return projected

@@ -1,0 +1,22 @@
+"""LLaVA-1.5: each patch of CLIP's last layer but one through a projector, the CLS left out."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from vzvideo.models.families.pictures import PictureFamily
+
+
+class Llava(PictureFamily):
+    arguments: ClassVar = {"image": ("pixel_values",)}
+    shows: ClassVar = "image"
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        return int(self.core.config.vision_config.hidden_size)
+
+    def project(self, cells: Tensor) -> Tensor:
+        projected: Tensor = self.core.multi_modal_projector(cells)
+        return projected

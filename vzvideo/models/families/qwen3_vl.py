@@ -1,0 +1,33 @@
+"""Qwen3-VL: as Qwen2.5-VL, with features for several layers of the language model (DeepStack), and
+the time of each group as text before it.
+
+A cell's features stand one behind the other: its own, then those of each level.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+from vzvideo.models.families.qwen2_5_vl import Qwen25Vl
+
+
+class Qwen3Vl(Qwen25Vl):
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        return super().width * (1 + len(self._vision.deepstack_visual_indexes))
+
+    def encode(self, modality: str, pixels: Tensor, grids: Tensor) -> list[Tensor]:
+        out = getattr(self.core, f"get_{modality}_features")(pixels, grids, return_dict=True)
+        levels = zip(out.pooler_output, *out.deepstack_features, strict=True)
+        return [torch.cat(each, dim=-1) for each in levels]
+
+    def hand_over(self, modality: str, features: list[Tensor]) -> Any:
+        width = self.core.config.get_text_config().hidden_size
+        own, *deep = zip(*(each.split(width, dim=-1) for each in features), strict=True)
+        return BaseModelOutputWithDeepstackFeatures(
+            pooler_output=list(own), deepstack_features=[list(level) for level in deep]
+        )
