@@ -236,7 +236,7 @@ class Stream:
             if known is None or not torch.equal(known[0].features, tokens.features):
                 known = (tokens, self._qa.language.prefill(tokens, known))
                 self._read[window] = known
-            return Prefix(known[1].ids, copy_cache(known[1].cache))
+            return replace(known[1], cache=copy_cache(known[1].cache))
 
     def forget(self) -> None:
         """Lets go of what was read for earlier questions; frees its memory."""

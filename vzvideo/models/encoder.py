@@ -87,7 +87,8 @@ class Encoder:
             features = self.hidden(inputs)
             first = cells - features.shape[1]  # where a CLS is not shown
             patch = torch.arange(first, cells).expand(len(features), -1)
-            return self._pack(frames, features, patch, patch.shape[1], settings, grid)
+            role = torch.full_like(patch, Role.DOMINANT)
+            return self._pack(frames, features, patch, role, settings, grid)
         return self.compress(frames, self.score(inputs), settings, grid)
 
     def compress(
@@ -102,7 +103,13 @@ class Encoder:
         features, patch, _ = visionzip.compress(
             *scored, dominant, contextual, merge=settings.merge, has_cls=self.has_cls
         )
-        return self._pack(frames, features, patch, dominant, settings, grid or self.grid)
+        role = torch.full_like(patch, Role.CONTEXTUAL)
+        role[:, :dominant] = Role.DOMINANT
+        if self.family.has_positions:  # read where they are, not what was merged at the end
+            order = patch.argsort(1)
+            role, patch = role.gather(1, order), patch.gather(1, order)
+            features = features.gather(1, order[..., None].expand_as(features))
+        return self._pack(frames, features, patch, role, settings, grid or self.grid)
 
     def encode_stream(
         self, batches: Iterable[FrameBatch], settings: ZipSettings | None = None
@@ -132,20 +139,18 @@ class Encoder:
         frames: FrameBatch,
         features: Tensor,
         patch: Tensor,
-        dominant: int,
+        role: Tensor,
         settings: ZipSettings,
         grid: tuple[int, int],
     ) -> VisualTokens:
-        """features (G, M, E) and the cell (G, M) each stands for, the CLS counted."""
+        """features (G, M, E), the cell (G, M) each stands for, the CLS counted, and its `Role`."""
         groups, each = patch.shape
-        role = np.full((groups, each), Role.CONTEXTUAL, np.int8)
-        role[:, :dominant] = Role.DOMINANT
         cells = (patch.cpu().numpy() - self.has_cls).astype(np.int32)
-        role[cells < 0] = Role.CLS
+        roles = np.where(cells < 0, Role.CLS, role.cpu().numpy()).astype(np.int8)
         return VisualTokens(
             features=features.flatten(0, 1),
             frame=np.repeat(np.arange(groups, dtype=np.int32), each),
-            role=role.reshape(-1),
+            role=roles.reshape(-1),
             patch=cells.reshape(-1),
             pts_s=group_times(frames.pts_s, self.family.frames_per_group),
             grid=grid,

@@ -22,6 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vzvideo import visionzip
 from vzvideo.errors import ModelError
+from vzvideo.models.prompts import vicuna
 from vzvideo.models.tower import Scored
 from vzvideo.visionzip import ZipSettings
 
@@ -97,6 +98,44 @@ class Family:
     def token_id(self, modality: str) -> int:
         """The placeholder."""
         return int(getattr(self.core.config, f"{modality}_token_id"))
+
+    # -- how the model is told of a clip
+
+    kind: ClassVar[Literal["video", "image"]] = "video"  # what its chat template is given
+    mark: ClassVar[str | None] = None  # what that writes for it; None: the placeholder
+    template_first: ClassVar[bool] = False  # whether the family's goes before a checkpoint's own
+    tells_time: ClassVar[bool] = False  # whether the model is told when a frame is
+    newline: ClassVar[int] = 0  # placeholders of `image_newline` behind each run
+
+    def template(self, word: str) -> str:
+        """The published chat template; word: the placeholder."""
+        return vicuna(word)
+
+    def layout(self, word: str, times_s: Sequence[float]) -> str:
+        """The text that shows a clip, with one placeholder for each run of them: the frames of one
+        run are read without a word between them."""
+        return word
+
+    def finish(self, cells: Tensor, runs: Sequence[int]) -> Tensor:
+        """Cells (M, E) of a clip, so many in each run -> what the model reads (M', D)."""
+        projected = self.project(cells)
+        if not self.newline:
+            return projected
+        line = self.core.image_newline[None].to(projected)
+        return torch.cat([part for run in projected.split(list(runs)) for part in (run, line)])
+
+    def clip_positions(
+        self, ids: Tensor, grid: tuple[int, int], times_s: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        """As `positions`, of a prompt (1, S) that shows an uncompressed clip."""
+        raise NotImplementedError
+
+    def resume(self, ahead: Tensor | None) -> None:
+        """Before a forward that follows a prefix: by how much it is ahead of its length."""
+
+    def following(self, length: int, ids: Tensor, ahead: Tensor | None) -> dict[str, Tensor]:
+        """Positions of ids (B, S) behind a prefix of so many tokens, where a mask is given."""
+        return {}
 
     # -- frames of a clip, for `Encoder`; preprocessed (T, 3, H, W) -> G groups
 

@@ -5,17 +5,26 @@ The CLS scores, and is never shown. Frames and tiles are pictures.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
 from vzvideo.models.families.pictures import PictureFamily, mean_pool
+from vzvideo.models.prompts import chatml
 
 
 class InternVl(PictureFamily):
     arguments: ClassVar = {"image": ("pixel_values",)}
     stacked: ClassVar = ("image",)
     shows: ClassVar = "image"
+    mark: ClassVar = "<video>"
+
+    def template(self, word: str) -> str:
+        return chatml("<video>\n")
+
+    def layout(self, word: str, times_s: Sequence[float]) -> str:
+        return "\n".join(f"Frame{n}: <img>{word}</img>" for n in range(1, len(times_s) + 1))
 
     @property
     def width(self) -> int:  # type: ignore[override]

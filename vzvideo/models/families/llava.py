@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -12,10 +13,14 @@ from vzvideo.models.families.pictures import PictureFamily
 class Llava(PictureFamily):
     arguments: ClassVar = {"image": ("pixel_values",)}
     shows: ClassVar = "image"
+    kind: ClassVar = "image"
 
     @property
     def width(self) -> int:  # type: ignore[override]
         return int(self.core.config.vision_config.hidden_size)
+
+    def layout(self, word: str, times_s: Sequence[float]) -> str:
+        return "\n".join([word] * len(times_s))  # a frame is a picture
 
     def project(self, cells: Tensor) -> Tensor:
         projected: Tensor = self.core.multi_modal_projector(cells)

@@ -10,11 +10,16 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 
 from vzvideo.models.families.base import Item, Part, with_cls
 from vzvideo.models.families.llava import Llava
+from vzvideo.models.prompts import mistral
 from vzvideo.models.tower import Scored
 
 
 class LlavaNext(Llava):
     arguments: ClassVar = {"image": ("pixel_values", "image_sizes")}
+    newline: ClassVar = 1
+
+    def template(self, word: str) -> str:
+        return mistral(word)
 
     def items(self, modality: str, given: dict[str, Any]) -> list[Item]:
         if modality == "video":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -9,15 +10,24 @@ from torch import Tensor
 
 from vzvideo.models.families.llava_next import LlavaNext
 from vzvideo.models.families.pictures import mean_pool
+from vzvideo.models.prompts import vicuna
 
 
 class LlavaNextVideo(LlavaNext):
     arguments: ClassVar = {**LlavaNext.arguments, "video": ("pixel_values_videos",)}
     shows: ClassVar = "video"
+    newline: ClassVar = 0  # behind pictures alone
+    kind: ClassVar = "video"
 
     @property
     def pooled(self) -> int:  # type: ignore[override]
         return int(self.core.config.spatial_pool_stride)
+
+    def layout(self, word: str, times_s: Sequence[float]) -> str:
+        return word
+
+    def template(self, word: str) -> str:
+        return vicuna(word)
 
     def features(self, modality: str, hidden: Tensor) -> Tensor:
         if modality == "image":

@@ -6,6 +6,7 @@ together, and if they are many, shrunk.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from vzvideo.models.families.base import Item, Part
 from vzvideo.models.families.llava_next import LlavaNext, _real
+from vzvideo.models.prompts import chatml
 from vzvideo.models.tower import Scored
 
 
@@ -24,11 +26,18 @@ class LlavaOnevision(LlavaNext):
     stacked: ClassVar = ("video",)
     merge: ClassVar = "mean"
     shows: ClassVar = "video"
+    kind: ClassVar = "video"
     pooled = 2
 
     @property
     def width(self) -> int:  # type: ignore[override]
         return int(self.core.config.get_text_config().hidden_size)
+
+    def layout(self, word: str, times_s: Sequence[float]) -> str:
+        return word
+
+    def template(self, word: str) -> str:
+        return chatml(f"{word}\n")
 
     def features(self, modality: str, hidden: Tensor) -> Tensor:
         projected: Tensor = self.core.multi_modal_projector(hidden)

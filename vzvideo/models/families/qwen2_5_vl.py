@@ -5,7 +5,7 @@ Kept cells keep their rotary positions in time, height and width. L patches of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from transformers.vision_utils import get_vision_window_index
 
 from vzvideo import visionzip
 from vzvideo.models.families.base import Family, Item, Part, places
+from vzvideo.models.prompts import chatml
 from vzvideo.models.tower import Scored
 
 
@@ -28,6 +29,35 @@ class Qwen25Vl(Family):
     merge: ClassVar = "mean"
     has_positions: ClassVar = True
     frames_per_group: ClassVar = 2
+
+    # -- how the model is told of a clip
+
+    def template(self, word: str) -> str:
+        visual = f"<|vision_start|>{word}<|vision_end|>"
+        return chatml(visual, system="You are a helpful assistant.")
+
+    def clip_positions(
+        self, ids: Tensor, grid: tuple[int, int], times_s: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        merge, groups = self._vision.spatial_merge_size, len(times_s)
+        shape = [[groups, grid[0] * merge, grid[1] * merge]]
+        apart_s = (times_s[-1] - times_s[0]) / max(1, groups - 1)
+        return self.positions(
+            {
+                "input_ids": ids,
+                "mm_token_type_ids": 2 * (ids == self.token_id("video")).int(),
+                "video_grid_thw": torch.tensor(shape, device=ids.device),
+                "second_per_grid_ts": torch.tensor([apart_s or 1.0], device=ids.device),
+            }
+        )
+
+    def resume(self, ahead: Tensor | None) -> None:
+        self.core.rope_deltas = ahead
+
+    def following(self, length: int, ids: Tensor, ahead: Tensor | None) -> dict[str, Tensor]:
+        text = torch.arange(length, length + ids.shape[1], device=ids.device).expand(ids.shape)
+        vision = text if ahead is None else text + ahead
+        return {"position_ids": torch.stack([text, vision, vision, vision])}
 
     @property
     def width(self) -> int:  # type: ignore[override]

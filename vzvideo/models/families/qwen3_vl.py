@@ -6,7 +6,8 @@ A cell's features stand one behind the other: its own, then those of each level.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,17 @@ from vzvideo.models.families.qwen2_5_vl import Qwen25Vl
 
 
 class Qwen3Vl(Qwen25Vl):
+    mark: ClassVar = "<|vision_start|><|video_pad|><|vision_end|>"
+    tells_time: ClassVar = True
+
+    def template(self, word: str) -> str:
+        return chatml(f"<|vision_start|>{word}<|vision_end|>")
+
+    def layout(self, word: str, times_s: Sequence[float]) -> str:
+        return "".join(
+            f"<{time_s:.1f} seconds><|vision_start|>{word}<|vision_end|>" for time_s in times_s
+        )
+
     @property
     def width(self) -> int:  # type: ignore[override]
         return super().width * (1 + len(self._vision.deepstack_visual_indexes))

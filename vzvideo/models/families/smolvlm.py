@@ -6,10 +6,13 @@ the text between them says when.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
 from vzvideo import visionzip
 from vzvideo.models.families.base import Item
@@ -22,6 +25,24 @@ class SmolVlm(PictureFamily):
     towers: ClassVar = {"image": "vision_model"}
     merge: ClassVar = "mean"
     shows: ClassVar = "image"
+    mark: ClassVar = "<video>"
+    template_first: ClassVar = True  # as its processor does for videos, whatever the checkpoint's
+    tells_time: ClassVar = True
+
+    def template(self, word: str) -> str:
+        return DEFAULT_CHAT_TEMPLATE
+
+    def layout(self, word: str, times_s: Sequence[float]) -> str:
+        picture = f"<fake_token_around_image><global-img>{word}<fake_token_around_image>"
+        frames = "".join(
+            f"\nFrame from {int(time_s // 60):02d}:{int(time_s % 60):02d}:{picture}"
+            for time_s in times_s
+        )
+        last = timedelta(seconds=int(times_s[-1]))
+        return (
+            f"You are provided the following series of {number_in_words(len(times_s))} frames from "
+            f"a {last} [H:MM:SS] video.\n{frames}\n\n"
+        )
 
     @property
     def width(self) -> int:  # type: ignore[override]
@@ -54,3 +75,23 @@ class SmolVlm(PictureFamily):
         values = self.pool(modality, torch.cat([scores[..., None], keys.float()], dim=-1))
         hidden = features.view(*values.shape[:2], -1)
         return self.framed(modality, Scored(hidden, values[..., 0], values[..., 1:]), 1)
+
+
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen"
+).split()
+_TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
+
+
+def number_in_words(number: int) -> str:
+    """0..999 999, as the package num2words says it, which the published processor uses."""
+    if number < 20:
+        return _ONES[number]
+    if number < 100:
+        tens, ones = divmod(number, 10)
+        return _TENS[tens] + (f"-{_ONES[ones]}" if ones else "")
+    size, name = (100, "hundred") if number < 1000 else (1000, "thousand")
+    whole, rest = divmod(number, size)
+    link = " and " if rest < 100 else ", "
+    return f"{number_in_words(whole)} {name}" + (link + number_in_words(rest) if rest else "")

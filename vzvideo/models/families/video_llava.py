@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from vzvideo.models.families.llava import Llava
@@ -12,7 +13,11 @@ class VideoLlava(Llava):
     aliases: ClassVar = {"pixel_values_images": "pixel_values"}  # what its processor still says
     stacked: ClassVar = ("image", "video")
     shows: ClassVar = "video"
+    kind: ClassVar = "video"
     towers: ClassVar = {"image": "image_tower", "video": "video_tower"}
+
+    def layout(self, word: str, times_s: Sequence[float]) -> str:
+        return word
 
     def shows_cls(self, modality: str) -> bool:
         return modality == "video" or super().shows_cls(modality)
