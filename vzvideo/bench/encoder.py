@@ -54,7 +54,11 @@ def measure(setup: Setup) -> Numbers:
     encoder = _load(setup)
     ways = ways_to_features(encoder)
     found: Numbers = {"tokens": encoder.tokens, "dtype": str(encoder.dtype).removeprefix("torch.")}
-    found |= {"layers_run": len(_tower(encoder).layers), "dominant": DOMINANT, "contextual": CONTEXTUAL}
+    found |= {
+        "layers_run": len(_tower(encoder).layers),
+        "dominant": DOMINANT,
+        "contextual": CONTEXTUAL,
+    }
     timed = ways | ({"compiled": compiled(encoder)} if setup.compiled else {})
     found["cells"] = []
     for batch in batches:

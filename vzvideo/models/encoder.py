@@ -19,11 +19,11 @@ from vzvideo import visionzip
 from vzvideo.errors import ModelError, SettingsError
 from vzvideo.models.families.base import Family
 from vzvideo.models.families.pictures import BareTower
-from vzvideo.models.preprocess import Preprocess
+from vzvideo.models.preprocess import Preprocess, SmartResize
 from vzvideo.models.tower import Scored as Scored
 from vzvideo.types import FrameBatch, Role, VisualTokens
 from vzvideo.visionzip import NO_COMPRESSION as NO_COMPRESSION
-from vzvideo.visionzip import ZipSettings
+from vzvideo.visionzip import ZipSettings as ZipSettings
 
 
 class Encoder:
@@ -39,19 +39,19 @@ class Encoder:
     """
 
     def __init__(
-        self, eyes: Family | nn.Module, preprocess: Preprocess, feature_layer: int = -2
+        self,
+        eyes: Family | nn.Module,
+        preprocess: Preprocess | SmartResize,
+        feature_layer: int = -2,
     ) -> None:
         self.family = eyes if isinstance(eyes, Family) else BareTower(eyes, feature_layer)
-        self.preprocess = preprocess
+        self.preprocess: Any = preprocess
         self.tower: Any = self.family.vision().eval()
         self.has_cls = self.family.has_frame_cls
         self.grid = self.family.grid(*preprocess.largest)
         self.width = self.family.width
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of an uncompressed frame, the CLS counted; the most, where frames differ."""
-        return self.grid[0] * self.grid[1] + self.has_cls
+        # Of an uncompressed frame, the CLS counted; the most, where frames differ.
+        self.tokens = self.grid[0] * self.grid[1] + self.has_cls
 
     @property
     def device(self) -> torch.device:
@@ -82,6 +82,7 @@ class Encoder:
         self.check(settings)
         inputs = self.preprocess(torch.from_numpy(frames.pixels), self.device)
         grid = self.family.grid(*inputs.shape[-2:])
+        self.grid = grid  # where frames differ, that of the last ones
         cells = grid[0] * grid[1] + self.has_cls
         if settings.dominant is None or settings.counts(cells, self.has_cls)[0] > cells:
             features = self.hidden(inputs)

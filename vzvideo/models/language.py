@@ -118,7 +118,9 @@ class LanguageModel:
         if known and done:
             prefix.cache = copy_cache(known[1].cache, length=done)
         features = tokens.features[same:].to(self.device, self.model.dtype)
-        handed = self.family.finish(features, self._runs(tokens)[0] if not same else [len(features)])
+        handed = self.family.finish(
+            features, self._runs(tokens)[0] if not same else [len(features)]
+        )
         modality = self.family.shows
         placed = {} if prefix.positions is None else {"position_ids": prefix.positions[..., done:]}
         self.model(

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vzvideo.errors import ModelError
 
+
 def vicuna(visual: str) -> str:
     """Vicuna's form as a chat template; visual: what stands for a picture or a video."""
     return (
@@ -73,7 +74,7 @@ class Prompts:
             mark: what the template writes for it; None for the text of `video_token`.
         """
         self._tokenizer: Any = tokenizer
-        self.token: str = self._tokenizer.convert_ids_to_tokens(video_token)
+        self.token = str(tokenizer.convert_ids_to_tokens(video_token))
         self._template = template or tokenizer.chat_template or vicuna(self.token)
         self._video_token, self._kind, self._mark = video_token, kind, mark or self.token
 

@@ -122,7 +122,9 @@ class Tower:
 
         options: what else the tower's forward takes, where it is run whole.
         """
-        inputs = inputs.to(self.device, self.dtype)
+        if self.device.type != "meta":  # else accelerate has put the weights aside, and moves all
+            inputs = inputs.to(self.device)
+        inputs = inputs.to(self.dtype)
         if self.whole:
             features: Tensor = self.module(pixel_values=inputs, **options).last_hidden_state
             return features

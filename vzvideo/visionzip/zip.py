@@ -28,6 +28,11 @@ class ZipSettings:
     contextual: float = 3
     merge: Literal["reference", "mean"] = "reference"
 
+    @classmethod
+    def share(cls, keep: float, merge: Literal["reference", "mean"] = "reference") -> ZipSettings:
+        """Keeps a share of the tokens, above 0 and below 1, split as the paper does: 54 + 10."""
+        return cls(keep * 54 / 64, keep * 10 / 64, merge)
+
     def counts(self, tokens: int, has_cls: bool = False) -> tuple[int, int]:
         """Of a group of `tokens`, how many are kept and how many the rest is merged into."""
         if self.dominant is None:

@@ -13,51 +13,19 @@ placeholders. G groups of C cells with E channels; M cells of an item are kept, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vzvideo import visionzip
 from vzvideo.errors import ModelError
+from vzvideo.models.families.items import Item, Kept, compress, take_rows, with_newlines
+from vzvideo.models.preprocess import Preprocess, SmartResize
 from vzvideo.models.prompts import vicuna
 from vzvideo.models.tower import Scored
 from vzvideo.visionzip import ZipSettings
-
-
-class Part(NamedTuple):
-    """Groups of one size. cells: hidden (G, C, E), scores (G, C), keys (G, C, K).
-
-    place (G, C) int64: which of the item's placeholders shows a cell; -1 for a CLS that the model
-        is not shown unless compressed. has_cls: the first cell of each group is a CLS.
-    """
-
-    cells: Scored
-    place: Tensor
-    has_cls: bool = False
-
-
-class Item(NamedTuple):
-    """size: placeholders; those that no cell is at show `newline` (D,).
-
-    tiled: parts behind the first are tiles of one picture, whose rows run across them.
-    """
-
-    parts: list[Part]
-    size: int
-    newline: Tensor | None = None
-    tiled: bool = False
-
-
-class Kept(NamedTuple):
-    """features (M, D) in the order they are read; slots (M,) int64, the placeholders of the item
-    that stay, ascending; size: placeholders it had."""
-
-    features: Tensor
-    slots: Tensor
-    size: int
 
 
 class Family:
@@ -70,12 +38,16 @@ class Family:
     has_positions: ClassVar[bool] = False  # whether a cell's position depends on its place
     shows: ClassVar[str] = "video"  # the modality by which frames of a clip are shown
     frames_per_group: ClassVar[int] = 1
-    width: int  # E
 
     def __init__(self, core: Any) -> None:
         self.core = core
 
     # -- what a family says
+
+    @property
+    def width(self) -> int:
+        """E."""
+        raise NotImplementedError
 
     def items(self, modality: str, given: dict[str, Any]) -> list[Item]:
         """The pictures or videos of a call, uncompressed. given: the arguments of `modality`."""
@@ -137,10 +109,16 @@ class Family:
         """Positions of ids (B, S) behind a prefix of so many tokens, where a mask is given."""
         return {}
 
+    def preprocess(self, folder: Path) -> Preprocess | SmartResize:
+        """What a checkpoint says of its frames."""
+        return Preprocess.from_folder(folder)
+
     # -- frames of a clip, for `Encoder`; preprocessed (T, 3, H, W) -> G groups
 
-    has_frame_cls: bool = False  # whether the first cell of a frame is a CLS
-    frame_cls_shown: bool = True  # also without compression
+    @property
+    def has_frame_cls(self) -> bool:
+        """Whether the first cell of a frame is a CLS."""
+        return False
 
     def vision(self) -> nn.Module:
         """The tower that frames go through."""
@@ -168,24 +146,18 @@ class Family:
 
     # -- what all have in common
 
-    def see(
-        self, modality: str, given: dict[str, Any], settings: ZipSettings | None
-    ) -> list[Kept]:
+    def see(self, modality: str, given: dict[str, Any], settings: ZipSettings | None) -> list[Kept]:
         """The arguments of a call that holds pixels -> what is kept of each item, projected."""
         items = self.items(modality, given)
-        zipped = _compress([part for item in items for part in item.parts], settings)
-        ordered = []
-        for item in items:
-            own, zipped = zipped[: len(item.parts)], zipped[len(item.parts) :]
-            ordered.append(_in_order(item, own, by_place=self.has_positions or settings is None))
-        projected = self.project(torch.cat([features for features, _ in ordered]))
+        orders = compress(items, settings, by_place=self.has_positions)
+        projected = self.project(torch.cat([order.features for order in orders]))
         kept = []
-        for item, features, (_, place) in zip(
-            items, projected.split([len(p) for _, p in ordered]), ordered, strict=True
+        for item, features, (_, place, whole) in zip(
+            items, projected.split([len(order.place) for order in orders]), orders, strict=True
         ):
             if item.newline is not None:
-                features, place = _with_newlines(item, features, place, settings is None)
-            exact = self.has_positions or settings is None
+                features, place = with_newlines(item, features, place, whole)
+            exact = self.has_positions or whole
             slots = place if exact else torch.arange(len(place), device=place.device)
             kept.append(Kept(features, slots, item.size))
         return kept
@@ -238,107 +210,3 @@ class Family:
 
     def _padding(self) -> int:
         return int(self.core.config.get_text_config().pad_token_id or 0)
-
-
-def places(groups: int, cells: int, device: torch.device, first: int = 0) -> Tensor:
-    """(G, C): group by group, cell by cell, beginning at `first`."""
-    count = torch.arange(groups * cells, device=device)
-    return count.view(groups, cells) + first
-
-
-def with_cls(place: Tensor) -> Tensor:
-    """(G, C) -> (G, 1 + C): with a CLS in front that the model is not shown."""
-    return F.pad(place, (1, 0), value=-1)
-
-
-def take_rows(values: Tensor, keep: Tensor, fill: int) -> Tensor:
-    """values, keep (B, S) -> (B, longest): what is kept of each row, padded on the left."""
-    rows = [row[some] for row, some in zip(values, keep.to(values.device), strict=True)]
-    longest = max(map(len, rows))
-    return torch.stack([F.pad(row, (longest - len(row), 0), value=fill) for row in rows])
-
-
-class _Zipped(NamedTuple):
-    """features (G, m, E), place (G, m); of the m the first `dominant` stand as they were."""
-
-    features: Tensor
-    place: Tensor
-    dominant: int
-
-
-def _compress(parts: Sequence[Part], settings: ZipSettings | None) -> list[_Zipped]:
-    """Each part compressed, those of one shape at once."""
-    if settings is None:
-        return [_Zipped(part.cells.hidden, part.place, part.place.shape[1]) for part in parts]
-    found: dict[int, _Zipped] = {}
-    alike: dict[tuple[int, bool], list[int]] = {}
-    for number, part in enumerate(parts):
-        alike.setdefault((part.place.shape[1], part.has_cls), []).append(number)
-    for (cells, has_cls), numbers in alike.items():
-        dominant, contextual = settings.counts(cells, has_cls)
-        if dominant + contextual >= cells:  # no larger than the budget: it stays as it is
-            dominant, contextual = cells, 0
-        chosen = [parts[number] for number in numbers]
-        features, patch, _ = visionzip.compress(
-            *(torch.cat(each) for each in zip(*(part.cells for part in chosen), strict=True)),
-            dominant, contextual, merge=settings.merge, has_cls=has_cls,
-        )  # fmt: skip
-        place = torch.cat([part.place for part in chosen]).gather(1, patch)
-        sizes = [len(part.place) for part in chosen]
-        for number, own, at in zip(numbers, features.split(sizes), place.split(sizes), strict=True):
-            found[number] = _Zipped(own, at, dominant)
-    return [found[number] for number in range(len(parts))]
-
-
-def _in_order(item: Item, zipped: Sequence[_Zipped], by_place: bool) -> tuple[Tensor, Tensor]:
-    """Features (M, E) and places (M,) in the order they are read."""
-    features, place = [], []
-    for part, (own, at, dominant) in zip(item.parts, zipped, strict=True):
-        flat, where = own.flatten(0, 1), at.flatten()
-        if part.has_cls and dominant == part.place.shape[1]:  # whole: without a CLS not shown
-            flat, where = flat[where >= 0], where[where >= 0]
-        features.append(flat)
-        place.append(where)
-    together, at = torch.cat(features), torch.cat(place)
-    if by_place:
-        order = at.argsort(stable=True)
-    elif item.tiled and len(zipped) > 1:
-        order = _across_tiles(zipped, place, item.size)
-    else:
-        return together, at
-    return together[order], at[order]
-
-
-def _across_tiles(zipped: Sequence[_Zipped], place: Sequence[Tensor], size: int) -> Tensor:
-    """The order (M,) of a picture in tiles, as the authors of LLaVA-NeXT's VisionZip have it: the
-    small whole picture, then dominant cells row by row across tiles, then the tiles' CLS, then what
-    was merged."""
-    keys = [torch.full_like(place[0], -1)]
-    for tile, (own, at) in enumerate(zip(zipped[1:], place[1:], strict=True)):
-        within = torch.arange(len(at), device=at.device) % max(1, own.place.shape[1])
-        role = torch.where(within >= own.dominant, 2, (at < 0).long())
-        keys.append(role * (size + len(zipped)) + torch.where(role == 0, at, tile))
-    return torch.cat(keys).argsort(stable=True)
-
-
-def _with_newlines(
-    item: Item, features: Tensor, place: Tensor, whole: bool
-) -> tuple[Tensor, Tensor]:
-    """With the item's newlines: all where it is whole, else the last, which ends it."""
-    free = torch.ones(item.size, dtype=torch.bool, device=place.device)
-    for part in item.parts:
-        free[part.place[part.place >= 0]] = False
-    lines = free.nonzero()[:, 0]
-    lines = lines if whole else lines[-1:]
-    assert item.newline is not None
-    if item.newline.is_meta:
-        raise ModelError(
-            "the model's newline is not in memory (device_map has put it on a disk or aside): give "
-            "the vision part a device of its own"
-        )
-    newline = item.newline.to(features.device, features.dtype).expand(len(lines), -1)
-    features, place = torch.cat([features, newline]), torch.cat([place, lines])
-    if not whole:
-        return features, place
-    order = place.argsort()
-    return features[order], place[order]

@@ -27,11 +27,11 @@ class InternVl(PictureFamily):
         return "\n".join(f"Frame{n}: <img>{word}</img>" for n in range(1, len(times_s) + 1))
 
     @property
-    def width(self) -> int:  # type: ignore[override]
+    def width(self) -> int:
         return int(self.core.config.vision_config.hidden_size) * self.pooled**2
 
     @property
-    def pooled(self) -> int:  # type: ignore[override]
+    def pooled(self) -> int:
         return round(1 / self.core.config.downsample_ratio)
 
     def feature_layer(self) -> int | None:

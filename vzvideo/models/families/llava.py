@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -13,10 +13,10 @@ from vzvideo.models.families.pictures import PictureFamily
 class Llava(PictureFamily):
     arguments: ClassVar = {"image": ("pixel_values",)}
     shows: ClassVar = "image"
-    kind: ClassVar = "image"
+    kind: ClassVar[Literal["video", "image"]] = "image"
 
     @property
-    def width(self) -> int:  # type: ignore[override]
+    def width(self) -> int:
         return int(self.core.config.vision_config.hidden_size)
 
     def layout(self, word: str, times_s: Sequence[float]) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-from vzvideo.models.families.base import Item, Part, with_cls
+from vzvideo.models.families.items import Item, Part, with_cls
 from vzvideo.models.families.llava import Llava
+from vzvideo.models.preprocess import Preprocess
 from vzvideo.models.prompts import mistral
 from vzvideo.models.tower import Scored
 
@@ -17,6 +20,11 @@ from vzvideo.models.tower import Scored
 class LlavaNext(Llava):
     arguments: ClassVar = {"image": ("pixel_values", "image_sizes")}
     newline: ClassVar = 1
+
+    def preprocess(self, folder: Path) -> Preprocess:
+        # A frame is the small picture of the whole, which is squashed, and has no tiles.
+        own = Preprocess.from_folder(folder)
+        return replace(own, size=own.crop, squash=True)
 
     def template(self, word: str) -> str:
         return mistral(word)

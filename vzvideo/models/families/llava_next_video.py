@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from vzvideo.models.families.llava_next import LlavaNext
 from vzvideo.models.families.pictures import mean_pool
+from vzvideo.models.preprocess import Preprocess
 from vzvideo.models.prompts import vicuna
 
 
@@ -20,11 +22,14 @@ class LlavaNextVideo(LlavaNext):
     kind: ClassVar = "video"
 
     @property
-    def pooled(self) -> int:  # type: ignore[override]
+    def pooled(self) -> int:
         return int(self.core.config.spatial_pool_stride)
 
     def layout(self, word: str, times_s: Sequence[float]) -> str:
         return word
+
+    def preprocess(self, folder: Path) -> Preprocess:
+        return Preprocess.from_folder(folder)
 
     def template(self, word: str) -> str:
         return vicuna(word)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vzvideo.models.families.base import Item, Part
+from vzvideo.models.families.items import Item, Part
 from vzvideo.models.families.llava_next import LlavaNext, _real
 from vzvideo.models.prompts import chatml
 from vzvideo.models.tower import Scored
@@ -27,10 +27,13 @@ class LlavaOnevision(LlavaNext):
     merge: ClassVar = "mean"
     shows: ClassVar = "video"
     kind: ClassVar = "video"
-    pooled = 2
 
     @property
-    def width(self) -> int:  # type: ignore[override]
+    def pooled(self) -> int:
+        return 2
+
+    @property
+    def width(self) -> int:
         return int(self.core.config.get_text_config().hidden_size)
 
     def layout(self, word: str, times_s: Sequence[float]) -> str:
@@ -63,9 +66,11 @@ class LlavaOnevision(LlavaNext):
         beside = torch.cat([hidden, scores[..., None], keys], dim=-1)
         ratio = given.get("vision_aspect_ratio") or self.core.config.vision_aspect_ratio
         packed, _ = self.core.pack_image_features(
-            list(beside.split(tiles)), given["image_sizes"],
-            image_newline=beside.new_full((beside.shape[-1],), torch.nan), vision_aspect_ratio=ratio,
-        )  # fmt: skip
+            list(beside.split(tiles)),
+            given["image_sizes"],
+            image_newline=torch.full_like(beside[0, 0], torch.nan),
+            vision_aspect_ratio=ratio,
+        )
         return [
             self._picture(values, hidden.shape[-1], hidden.shape[1] if count > 1 else None)
             for values, count in zip(packed, tiles, strict=True)

@@ -14,7 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vzvideo.errors import ModelError
-from vzvideo.models.families.base import Family, Item, Part, places, with_cls
+from vzvideo.models.families.base import Family
+from vzvideo.models.families.items import Item, Part, places, with_cls
 from vzvideo.models.tower import Scored, Tower
 
 
@@ -22,7 +23,6 @@ class PictureFamily(Family):
     """Patches are cells, unless `features` and `pool` say otherwise."""
 
     towers: ClassVar[dict[str, str]] = {"image": "vision_tower", "video": "vision_tower"}
-    pooled: int = 1  # patches along the edge of a cell of a frame
 
     def __init__(self, core: Any) -> None:
         super().__init__(core)
@@ -40,6 +40,11 @@ class PictureFamily(Family):
         if isinstance(layer, int):
             return layer
         raise ModelError(f"several vision feature layers ({list(layer)}) are not supported")
+
+    @property
+    def pooled(self) -> int:
+        """Patches along the edge of a cell, of a frame."""
+        return 1
 
     def features(self, modality: str, hidden: Tensor) -> Tensor:
         """(B, N, D) -> (B, C, E)."""
@@ -128,7 +133,10 @@ class BareTower(PictureFamily):
     def __init__(self, module: nn.Module, feature_layer: int | None) -> None:
         super().__init__(module)
         self._towers[self.shows] = Tower(module, feature_layer)
-        self.width = self._towers[self.shows].width
+
+    @property
+    def width(self) -> int:
+        return self._towers[self.shows].width
 
     def shows_cls(self, modality: str) -> bool:
         return True

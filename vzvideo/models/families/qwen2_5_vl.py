@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,9 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from transformers.vision_utils import get_vision_window_index
 
 from vzvideo import visionzip
-from vzvideo.models.families.base import Family, Item, Part, places
+from vzvideo.models.families.base import Family
+from vzvideo.models.families.items import Item, Part, places
+from vzvideo.models.preprocess import SmartResize
 from vzvideo.models.prompts import chatml
 from vzvideo.models.tower import Scored
 
@@ -29,6 +32,11 @@ class Qwen25Vl(Family):
     merge: ClassVar = "mean"
     has_positions: ClassVar = True
     frames_per_group: ClassVar = 2
+
+    def preprocess(self, folder: Path) -> SmartResize:
+        return SmartResize.from_folder(
+            folder, self._vision.patch_size * self._vision.spatial_merge_size
+        )
 
     # -- how the model is told of a clip
 
@@ -60,7 +68,7 @@ class Qwen25Vl(Family):
         return {"position_ids": torch.stack([text, vision, vision, vision])}
 
     @property
-    def width(self) -> int:  # type: ignore[override]
+    def width(self) -> int:
         return int(self.core.config.vision_config.out_hidden_size)
 
     # -- frames of a clip
@@ -93,8 +101,8 @@ class Qwen25Vl(Family):
             inputs, "(t u) c (h i p) (w j q) -> (t h w i j) (c u p q)",
             u=pair, i=merge, j=merge, p=patch, q=patch,
         )  # fmt: skip
-        visual = self.core.visual
-        return pixels.to(visual.device, visual.dtype), torch.tensor([[t, h, w]], device=visual.device)
+        pixels = pixels.to(self.core.visual.device, self.core.visual.dtype)
+        return pixels, torch.tensor([[t, h, w]], device=pixels.device)
 
     @property
     def _vision(self) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from vzvideo.models.families.qwen2_5_vl import Qwen25Vl
+from vzvideo.models.prompts import chatml
 
 
 class Qwen3Vl(Qwen25Vl):
@@ -29,7 +30,7 @@ class Qwen3Vl(Qwen25Vl):
         )
 
     @property
-    def width(self) -> int:  # type: ignore[override]
+    def width(self) -> int:
         return super().width * (1 + len(self._vision.deepstack_visual_indexes))
 
     def encode(self, modality: str, pixels: Tensor, grids: Tensor) -> list[Tensor]:
@@ -40,6 +41,5 @@ class Qwen3Vl(Qwen25Vl):
     def hand_over(self, modality: str, features: list[Tensor]) -> Any:
         width = self.core.config.get_text_config().hidden_size
         own, *deep = zip(*(each.split(width, dim=-1) for each in features), strict=True)
-        return BaseModelOutputWithDeepstackFeatures(
-            pooler_output=list(own), deepstack_features=[list(level) for level in deep]
-        )
+        handed: Any = {"pooler_output": list(own), "deepstack_features": [*map(list, deep)]}
+        return BaseModelOutputWithDeepstackFeatures(**handed)

@@ -6,8 +6,11 @@ the text between them says when.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,9 +18,12 @@ from torch import Tensor
 from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 
 from vzvideo import visionzip
-from vzvideo.models.families.base import Item
+from vzvideo.models.families.items import Item
 from vzvideo.models.families.pictures import PictureFamily, mean_pool
+from vzvideo.models.preprocess import Preprocess
 from vzvideo.models.tower import Scored
+
+_DEFAULTS = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 1}
 
 
 class SmolVlm(PictureFamily):
@@ -28,6 +34,16 @@ class SmolVlm(PictureFamily):
     mark: ClassVar = "<video>"
     template_first: ClassVar = True  # as its processor does for videos, whatever the checkpoint's
     tells_time: ClassVar = True
+
+    def preprocess(self, folder: Path) -> Preprocess:
+        config, path = {}, folder / "preprocessor_config.json"
+        if path.is_file():
+            config = json.loads(path.read_text())
+        edge = int(self.core.config.vision_config.image_size)
+        video = (config.get("video_sampling") or {}).get("video_size") or config.get("size") or {}
+        square = {"height": edge, "width": edge}
+        own = Preprocess.from_config({**_DEFAULTS, **config, "size": square, "crop_size": None})
+        return replace(own, longest=min(int(video.get("longest_edge") or edge), 4096))
 
     def template(self, word: str) -> str:
         return DEFAULT_CHAT_TEMPLATE
@@ -45,11 +61,11 @@ class SmolVlm(PictureFamily):
         )
 
     @property
-    def width(self) -> int:  # type: ignore[override]
+    def width(self) -> int:
         return int(self.core.config.get_text_config().hidden_size)
 
     @property
-    def pooled(self) -> int:  # type: ignore[override]
+    def pooled(self) -> int:
         return int(self.core.config.scale_factor)
 
     def feature_layer(self) -> int | None:
@@ -78,10 +94,11 @@ class SmolVlm(PictureFamily):
 
 
 _ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
+    "nineteen",
+)
+_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
 def number_in_words(number: int) -> str:
