@@ -39,12 +39,20 @@ _SHARED: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "contextual": (Annotated[int | None, typer.Option(help="And how many merged.")], None),
+    "keep": (
+        Annotated[float | None, typer.Option(help="In their place, a share of the tokens (0.1).")],
+        None,
+    ),
     "merge": (
         Annotated[
             str | None,
             typer.Option(help="Merged into: reference (target + mean, as the authors) or mean."),
         ],
         None,
+    ),
+    "timestamps": (
+        Annotated[bool, typer.Option("--timestamps", help="Tell the model when each frame is.")],
+        False,
     ),
     "no_compress": (
         Annotated[bool, typer.Option("--no-compress", help="Keep every token.")],
@@ -125,6 +133,8 @@ def _settings(said: dict[str, Any]) -> Settings:
     start_s, end_s = (None if end is None else words.parse_time(end) for end in ends)
     if said.pop("no_compress"):
         said["compress"] = False
+    if not said["timestamps"]:
+        del said["timestamps"]
     if said.pop("no_cache"):
         said["cache"] = False
     return config.load(said.pop("config"), **said, start_s=start_s, end_s=end_s)
@@ -135,6 +145,10 @@ def _check_consistent(said: dict[str, Any]) -> None:
     each, *split = (said[name] for name in ("tokens_per_frame", "dominant", "contextual"))
     if said["no_compress"] and any(value is not None for value in (each, *split)):
         raise SettingsError("--no-compress keeps every token: leave out how many are kept")
+    if said["keep"] is not None and (
+        said["no_compress"] or any(value is not None for value in (each, *split))
+    ):
+        raise SettingsError("--keep is a share of the tokens: leave out how many are kept")
     if said["no_compress"] and said["merge"] is not None:
         raise SettingsError("--no-compress keeps every token: nothing is merged")
     if each is not None and None not in split and sum(split) != each:

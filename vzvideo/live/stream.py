@@ -80,7 +80,7 @@ class Stream:
         if restore is not None:
             memory, counts = self._restored(Path(restore), memory)
         self._ingest = Ingest(
-            lambda frames: qa.encoder.encode(frames, compression),
+            lambda frames: qa.encoder.encode(frames, compression, apart=True),
             memory,
             counts,
             size=self._size,

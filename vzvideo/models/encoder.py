@@ -76,10 +76,21 @@ class Encoder:
         """As `score`, and the scores (L, G, C) of every layer that is run."""
         return self.family.frames_by_layer(inputs)
 
-    def encode(self, frames: FrameBatch, settings: ZipSettings | None = None) -> VisualTokens:
-        """uint8 frames (T, H, W, 3) -> their tokens, on the tower's device."""
+    def encode(
+        self, frames: FrameBatch, settings: ZipSettings | None = None, *, apart: bool = False
+    ) -> VisualTokens:
+        """uint8 frames (T, H, W, 3) -> their tokens, on the tower's device.
+
+        apart: each frame by itself, also where a model looks at several at once.
+        """
         settings = settings or ZipSettings()
         self.check(settings)
+        if apart and (at_once := self.family.frames_per_group) > 1:
+            frames = replace(
+                frames,
+                pixels=np.repeat(frames.pixels, at_once, 0),
+                pts_s=np.repeat(frames.pts_s, at_once),
+            )
         inputs = self.preprocess(torch.from_numpy(frames.pixels), self.device)
         grid = self.family.grid(*inputs.shape[-2:])
         self.grid = grid  # where frames differ, that of the last ones

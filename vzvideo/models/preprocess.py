@@ -212,4 +212,4 @@ def _longest_edge(frames: Tensor, edge: int) -> tuple[int, int]:
 def _edge(size: int | dict[str, int]) -> int:
     if isinstance(size, int):
         return size
-    return size.get("shortest_edge") or size["height"]
+    return size.get("shortest_edge") or size.get("height") or size["longest_edge"]
