@@ -1,6 +1,8 @@
 # make demo   ask the default model about a sample clip, from nothing
 # make test   everything the tests need, and the tests
-# make check  style and types alone, in an environment that is there
+# make check  style and types alone, and whether docs/cli.md is fresh
+# make docs   writes docs/cli.md anew
+# make newest a short part of the tests with the newest versions that pyproject.toml allows
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CLIPS ?= .cache/clips
 JOBS ?= 2
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs newest clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -25,12 +27,29 @@ test: $(VENV)/.installed-dev check
 	$(BIN)/vzvideo pull mini
 	$(BIN)/python examples/fetch_clips.py $(CLIPS)
 	VZVIDEO_CLIPS=$(abspath $(CLIPS)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
-		-n $(JOBS) --dist loadfile --no-loadscope-reorder
+		-n $(JOBS) --dist loadfile --no-loadscope-reorder --strict-skips
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pipelines.report.reference --check
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m pipelines.report.reference
+
+# No constraints here: what a plain `pip install` gives a user today. Of torch, too, the build is
+# named, for its newest one brings gigabytes of CUDA.
+NEWEST := $(VENV)-newest
+newest:
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(NEWEST)/bin/python -m pip install --quiet torch==2.13.0
+	$(NEWEST)/bin/python -m pip install --quiet -e . hypothesis pytest pytest-timeout
+	$(NEWEST)/bin/python -m pip list | grep -iE '^(av|huggingface_hub|numpy|torch|transformers|typer) '
+	OMP_NUM_THREADS=2 $(NEWEST)/bin/python -m pytest -W error::FutureWarning \
+		tests/models/test_language.py tests/models/test_loader.py tests/qa/test_video_qa.py \
+		tests/cli/test_main.py tests/test_examples.py
 
 # A recent pip first. torch next and by its exact version, so that nothing after it can ask for
 # another build.
@@ -46,4 +65,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .cache build dist *.egg-info
+	rm -rf $(VENV) $(NEWEST) .cache build dist *.egg-info

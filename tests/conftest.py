@@ -29,6 +29,7 @@ from tests.waiting import until
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.qa.video_qa import VideoQA
 
+pytest_plugins = ["tests.skips"]
 TEXT = [
     "USER: <video>\nWhat is the man doing? ASSISTANT: A man rides a bike on a dirt track.",
     "Describe the video. Who is there? What do they wear? Two dogs run across a green meadow.",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 SLACK_S = 60.0  # on a busy machine
+RAY_S = 600.0  # for what starts a Ray of its own, on a machine with far more to do than cores
 
 
 def until(what: Callable[[], object], within_s: float = SLACK_S) -> None:

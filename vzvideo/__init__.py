@@ -41,7 +41,7 @@ _HOMES = {
     "VisualTokens": "types",
     "VzVideoError": "errors",
     "load": "qa.video_qa",
-    "open_video": "video",
+    "open_video": "video.backends",
 }
 __all__ = [*_HOMES, "visionzip"]
 

@@ -5,6 +5,10 @@ Knows nothing else of the package. A message says what was given, what is allowe
 
 from __future__ import annotations
 
+import re
+
+_LOGIN = re.compile(r"(\w+://)[^\s/@]+@")  # user and password of a URL
+
 
 class VzVideoError(Exception):
     """Something a user can act on.
@@ -17,12 +21,17 @@ class VzVideoError(Exception):
     code = "error"
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(mask_logins(message))
         if code is not None:
             self.code = code
 
     def __reduce__(self) -> tuple[object, ...]:  # keeps `code` across process borders
         return (_rebuild, (type(self), str(self), self.code))
+
+
+def mask_logins(text: str) -> str:
+    """Without users and passwords of URLs: lines are logged, and sent to others."""
+    return _LOGIN.sub(r"\1***@", text)
 
 
 def _rebuild(kind: type[VzVideoError], message: str, code: str) -> VzVideoError:

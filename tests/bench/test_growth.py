@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from tests.bench import spreads
+from tests.waiting import RAY_S
 from vzvideo.bench import growth
 from vzvideo.bench.models import Setup
+
+pytestmark = pytest.mark.timeout(2 * RAY_S)
 
 
 @pytest.fixture(scope="module")

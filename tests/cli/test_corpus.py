@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.video import clips
+from tests.waiting import RAY_S
 from vzvideo.config import Settings
 from vzvideo.corpus import estimate
 from vzvideo.corpus.manifest import Task
 from vzvideo.errors import SettingsError
 from vzvideo.video.guarded import Guard
+
+pytestmark = pytest.mark.timeout(2 * RAY_S)  # its own limits come first
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -24,7 +27,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "vzvideo", *arguments],
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=RAY_S,
         env=os.environ | {"RAY_ADDRESS": "local"},
     )
 

@@ -6,9 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from tests.cli.test_main import OTHER, QUESTION, SMALL, Command, answers, vz
-
-__all__ = ["answers", "vz"]  # fixtures
+from tests.cli.command import OTHER, QUESTION, SMALL, Command
 
 
 def test_eval_prints_a_table_and_keeps_the_answers(

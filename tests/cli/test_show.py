@@ -13,13 +13,11 @@ import pytest
 from PIL import Image
 
 import vzvideo
-from tests.cli.test_main import OTHER, QUESTION, Command, imported_by, vz
+from tests.cli.command import OTHER, QUESTION, Command, imported_by
 from tests.show.test_page import Reader
 from tests.video import clips
 from vzvideo.cli import show as cli_show
 from vzvideo.errors import SettingsError
-
-__all__ = ["vz"]  # a fixture
 
 SMALL = ["--frames", "4", "--tokens-per-frame", "5", "--max-new-tokens", "6", "--device", "cpu"]
 
@@ -294,7 +292,9 @@ def test_help_names_the_options(vz: Command) -> None:
 
 def test_a_wrong_name_costs_no_imports() -> None:
     mistyped = (
-        "from vzvideo import cli\ntry: cli.main(['show', 'none.mp4'])\nexcept SystemExit: pass"
+        "from vzvideo.cli.main import main\n"
+        "try: main(['show', 'none.mp4'])\n"
+        "except SystemExit: pass"
     )
     assert not imported_by(mistyped) & {"torch", "transformers", "av", "PIL"}
 

@@ -17,11 +17,9 @@ from typing import Any
 import pytest
 
 import vzvideo
-from tests.cli.test_main import OTHER, QUESTION, Command, Said, vz
+from tests.cli.command import OTHER, QUESTION, Command, Said
 from tests.conftest import small_model, write_checkpoint
 from tests.video import clips
-
-__all__ = ["vz"]  # a fixture
 
 SMALL = ["--tokens-per-frame", "5", "--max-new-tokens", "6", "--device", "cpu"]
 FAST = [*SMALL, "--speed", "max"]

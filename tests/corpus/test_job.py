@@ -21,6 +21,7 @@ import pytest
 
 import vzvideo
 from tests.video import clips
+from tests.waiting import RAY_S
 from vzvideo.config import Settings
 from vzvideo.corpus import cluster as flow
 from vzvideo.corpus import job as corpus
@@ -30,6 +31,7 @@ from vzvideo.corpus.stages import Answer, Encoded, Failed, Work
 from vzvideo.errors import BudgetError, SettingsError, VzVideoError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'vzvideo[corpus]'")
+pytestmark = pytest.mark.timeout(3 * RAY_S)  # its own limits come first
 
 QUESTIONS = ("What happens?", "Is there a cat?", "Describe the video.")
 BROKEN = {
@@ -315,7 +317,7 @@ def test_what_ray_stumbles_over_once_is_tried_again(
             raise troubles.pop()
         yield from (Failed(work, "encode", "second", "pass") for work in works)
 
-    monkeypatch.setattr(corpus, "moved", stumbling)
+    monkeypatch.setattr(corpus, "run_stages", stumbling)
     said: list[str] = []
     out = tmp_path / "out"
     summary = corpus.ask(tasks_of(videos, ("0.mp4",)), str(out), settings, say=said.append)
@@ -376,7 +378,6 @@ def test_actors_and_a_node_die_and_no_row_is_lost(
             assert row["answer"] == text
 
 
-@pytest.mark.timeout(700)  # its own limits come first
 def test_a_killed_driver_is_gone_on_from(videos: Path, settings: Settings, tmp_path: Path) -> None:
     out = tmp_path / "out"
     path = tmp_path / "manifest.jsonl"
@@ -392,13 +393,13 @@ def test_a_killed_driver_is_gone_on_from(videos: Path, settings: Settings, tmp_p
     environment = os.environ | {"RAY_ADDRESS": "local"}  # each with a Ray of its own
     for files in (1, 2):  # killed once with nothing but some rows, once with some more
         driver = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        ends = time.monotonic() + 200
+        ends = time.monotonic() + RAY_S
         while len(list(out.glob("part-*"))) < files and driver.poll() is None:
             assert time.monotonic() < ends
             time.sleep(0.05)
         driver.kill()
         driver.wait()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=RAY_S)
     assert done.returncode == 1, done.stderr
     assert done.stdout == f"{out}\n"
     assert "36 rows: 21 good, 15 failed (decode:invalid 6" in done.stderr

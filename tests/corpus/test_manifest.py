@@ -167,6 +167,20 @@ def test_twenty_problems_are_spelled_out_and_the_others_counted(tmp_path: Path) 
     assert "more" not in problems(jsonl(tmp_path / "m.jsonl", *["?"] * 20))[-1]
 
 
+def test_a_quote_that_is_never_closed_swallows_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text('id,video,question\n1,a.mp4,"Who?\n2,b.mp4,Where?\n')
+    with pytest.raises(SettingsError, match="a quote is never closed"):
+        read(str(path))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("id,video,question,question\n1,a.mp4,Who?,Where?\n")
+    with pytest.raises(SettingsError, match="two columns are called 'question'"):
+        read(str(path))
+
+
 def test_numbers_of_a_csv_are_written_as_text(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("id,video,question,start_s,end_s,more\n07,a.mp4,What?, 1.5 ,1e1,x\n8,b,W?,,\n")

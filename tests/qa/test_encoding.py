@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import vzvideo
+from tests.video import clips
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.qa.video_qa import VideoQA
 
@@ -49,6 +51,21 @@ def test_no_cache_keeps_nothing(
     qa = vzvideo.load(str(checkpoint), cache=False)
     qa.encode(clip)
     assert not (tmp_path / "cache").exists()
+
+
+def test_what_names_other_files_is_not_kept(qa: VideoQA, tmp_path: Path) -> None:
+    """A playlist stays as it is while a segment that it names changes."""
+    playlist, segment = tmp_path / "list.m3u8", tmp_path / "a.ts"
+    head = "#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6.0,\na.ts\n#EXT-X-ENDLIST\n"
+    playlist.write_text(head)
+    kind = next(kind for kind in clips.KINDS if (kind.name, kind.suffix) == ("open GOP", ".ts"))
+    clips.write(kind, segment)
+    before = qa.encode_timed(playlist)
+    assert not qa.encode_timed(playlist).cached
+    clips.write(replace(kind, frames=30), segment)
+    after = qa.encode_timed(playlist)
+    assert not after.cached
+    assert after.tokens.pts_s[-1] < before.tokens.pts_s[-1]
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "fps", "keyframes", "scenes"])

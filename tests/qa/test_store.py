@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -394,6 +395,16 @@ def test_the_longest_unused_go_first(cache: TokenCache) -> None:
     cache.limit_bytes = 0
     cache.put("f", tokens())
     assert names(cache) == set()
+
+
+def test_what_killed_writers_left_goes_in_time(cache: TokenCache) -> None:
+    for name, age_s in (("old", 2 * 3600.0), ("new", 10.0)):
+        (cache.folder / f".part-{name}").mkdir(parents=True)
+        (cache.folder / f".part-{name}" / "half").touch()
+        then_s = time.time() - age_s
+        os.utime(cache.folder / f".part-{name}", (then_s, then_s))
+    cache.put("key", tokens())
+    assert [path.name for path in cache.folder.glob(".part-*")] == [".part-new"]
 
 
 def test_a_cache_that_cannot_be_written_breaks_nothing(tmp_path: Path) -> None:

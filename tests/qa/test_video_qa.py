@@ -161,8 +161,8 @@ def test_evidence_reads_the_video_only_where_it_is_another(
     tokens = qa.encode(clip, frames=4)
     answer = qa.ask(tokens, "What happens?")
     expected = qa.evidence(tokens, answer)
-    read, times = qa.language.read, []
-    monkeypatch.setattr(qa.language, "prefill", lambda *given: times.append(1) or read(*given))
+    prefill, times = qa.language.prefill, []
+    monkeypatch.setattr(qa.language, "prefill", lambda *given: times.append(1) or prefill(*given))
     qa.evidence(tokens, answer)
     assert times == []
     qa.forget()

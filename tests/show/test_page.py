@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from tests.show import made
-from vzvideo.qa.evidence import Evidence, clock
+from vzvideo.qa.evidence import Evidence
 from vzvideo.show.look import Look
 from vzvideo.show.page import page
+from vzvideo.words import format_time
 
 LARGEST = 5_000_000  # bytes, of 32 frames
 
@@ -269,4 +270,5 @@ def test_a_page_to_be_shared_keeps_no_secret_of_an_address() -> None:
 
 def test_times_are_as_fine_as_the_frames() -> None:
     data = Reader(page(made.look(3, every_s=30.0))).data
-    assert [frame["time"] for frame in data["frames"]] == [clock(t) for t in (0.2, 30.2, 60.2)]
+    shown = [format_time(time_s) for time_s in (0.2, 30.2, 60.2)]
+    assert [frame["time"] for frame in data["frames"]] == shown

@@ -62,7 +62,7 @@ def full_disk(free: int) -> Iterator[None]:
         ("**/*.mp4", ["a.mp4", "sub/c.mp4", "sub/deep/d.mp4"]),
         ("sub/**/*.mp4", ["sub/c.mp4", "sub/deep/d.mp4"]),
         ("sub/*.bin", ["sub/e.bin"]),
-        ("sub/[ce].*", ["sub/c.mp4", "sub/e.bin"]),
+        ("sub/[ce].*", ["sub/c.mp4"]),
         ("?.mp4", ["a.mp4"]),
         ("*/f.mkv", ["other/f.mkv"]),
         ("none", []),
@@ -102,6 +102,38 @@ def test_what_is_listed_can_be_opened_whatever_its_name(tmp_path: Path, name: st
     (uri,) = storage.list_files(tmp_path.as_uri(), ENDINGS)
     assert storage.file_version(uri) == storage.file_version(str(tmp_path / name))
     with storage.open_input(uri) as file:
+        assert file.read() == b"content"
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*", "**/*.*"])
+def test_what_is_left_out_is_told(folder: Path, pattern: str) -> None:
+    (folder / "._a.mp4").touch()  # what macOS writes beside a file on another disk
+    (folder / ".trash").mkdir()
+    (folder / ".trash" / "b.mp4").touch()
+    for where in places(folder):
+        told: list[str] = []
+        named = f"{where}/{pattern}" if pattern else where
+        names = storage.list_files(named, ENDINGS, told.append)
+        assert not [name for name in names if "/." in name.removeprefix(where)]
+        assert told == [
+            f"{named}: left out 2 hidden and 2 with the ending of no video (.bin, .txt)"
+        ]
+
+
+def test_folders_behind_links_are_entered_once(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "linked.mp4").touch()
+    (folder / "link").symlink_to(elsewhere)
+    (folder / "circle").symlink_to(folder)
+    assert [n for n in listed(str(folder), "") if "link" in n] == ["link/linked.mp4"]
+
+
+@pytest.mark.parametrize("name", ["50%d.mp4", "100%.mp4", "a%zz.mp4"])
+def test_a_percent_that_is_no_code_is_a_names_own(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"content")
+    with storage.open_input(f"file://{tmp_path}/{name}") as file:
         assert file.read() == b"content"
 
 
@@ -229,13 +261,15 @@ def without_pyarrow(call: str) -> str:
 
 def test_local_files_need_no_pyarrow_and_a_store_says_that_it_does(folder: Path) -> None:
     path = str(folder / "a.mp4")
-    call = f"storage.listed({path!r}, ()), storage.version({path!r})"
-    assert without_pyarrow(call) == f"{[path]} {storage.version(path)}"
-    assert "pip install 'vzvideo[corpus]'" in without_pyarrow("storage.opened('s3://bucket/x')")
+    call = f"storage.list_files({path!r}, ()), storage.file_version({path!r})"
+    assert without_pyarrow(call) == f"{[path]} {storage.file_version(path)}"
+    assert "pip install 'vzvideo[corpus]'" in without_pyarrow("storage.open_input('s3://bucket/x')")
 
 
 def test_a_store_cannot_be_listed_without_pyarrow_and_says_so() -> None:
-    assert "pip install 'vzvideo[corpus]'" in without_pyarrow("storage.listed('s3://bucket/', ())")
+    assert "pip install 'vzvideo[corpus]'" in without_pyarrow(
+        "storage.list_files('s3://bucket/', ())"
+    )
 
 
 # -- a store that speaks S3

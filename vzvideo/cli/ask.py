@@ -1,169 +1,140 @@
-"""`vzvideo ask`, `chat` and `encode`: words in, words out. The work is done by `qa`."""
+"""`vzvideo ask`: one question or several, of one video or several. The work is done by `qa`."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
+import shutil
 import sys
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vzvideo.cli.options import ANSWERING, Json, check, load, progress_bars, say, with_settings
-from vzvideo.errors import SettingsError, VideoError, VzVideoError
-from vzvideo.words import pluralize
+from vzvideo.cli.answers import print_answer, print_facts, print_failure, print_stream
+from vzvideo.cli.options import ANSWERING, Json, check, load, progress_bars, with_settings
+from vzvideo.errors import SettingsError, VzVideoError
 
 if TYPE_CHECKING:
-    from vzvideo.qa.asking import AnswerStream
-    from vzvideo.qa.encoding import Encoded
-    from vzvideo.qa.evidence import Evidence
-    from vzvideo.types import Answer
+    from vzvideo.qa.video_qa import VideoQA
 
 
 @with_settings(**ANSWERING)
 def ask(
-    video: Annotated[str, typer.Argument(help="File, URL, or what `encode` wrote.")],
-    questions: Annotated[list[str], typer.Argument(metavar="QUESTION", help="One or more.")],
+    video: Annotated[
+        str, typer.Argument(help="File, URL, what `encode` wrote, or - for standard input.")
+    ],
+    asked: Annotated[
+        list[str], typer.Argument(metavar="QUESTION", help="One or more; before them more videos.")
+    ],
     settings: Any,
     evidence: Annotated[
         bool, typer.Option("--evidence", help="Also the times that an answer was drawn from.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Ask a video one or more questions."""
-    stage = "load"
-    try:
-        check(video, settings)
-        _check_questions(questions)
-        qa = load(settings)
-        stage = "encode"
-        if len(questions) > 1:
-            with progress_bars() as progress:
-                encoded = qa.encode_timed(
-                    video, question=qa.longest_question(questions), progress=progress
-                )
-                answers = qa.ask_many(encoded, questions)
-            for answer in answers:
-                drawn = qa.evidence(encoded, answer) if evidence else None
-                _print(answer, as_json, labelled=True, evidence=drawn)
-            _facts(answers[0], encoded)
-        else:
-            with progress_bars() as progress:
-                asking = qa.start(video, questions[0], progress=progress)
-            stage = "generate"
-            _relay(asking, as_json, evidence)
-            _facts(asking.result, asking.encoded)
-    except VzVideoError as error:
-        if as_json:
-            for question in questions:
-                _print_failure(video, question, stage, error)
-        raise
-
-
-@with_settings(**ANSWERING)
-def chat(
-    video: Annotated[str, typer.Argument(help="File, URL, or what `encode` wrote.")],
-    settings: Any,
-    as_json: Json = False,
-) -> None:
-    """Talk about a video; every question after the first costs only itself."""
-    check(video, settings)
-    qa = load(settings)
-    with progress_bars() as progress:
-        talk = qa.chat(video, progress=progress)
-    interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    if interactive:
-        with suppress(ImportError):
-            import readline  # noqa: F401  # gives `input` its editing and history
-        say("Ask away; Ctrl-C ends an answer, an empty line or Ctrl-D the conversation.")
-    status = 0
-    while question := _next_line(interactive):
+    """Ask a video one or more questions, or several videos the same."""
+    more, questions = _parted(asked)
+    videos = [video, *more]
+    with _standard_input(videos) as paths:
         try:
-            asking = talk.start(question)
-            _relay(asking, as_json)
-            _facts(asking.result, asking.encoded)
-        except KeyboardInterrupt:  # of a person who has heard enough of this answer
-            if not interactive:
-                raise
-            typer.echo()
-        except VzVideoError as error:  # one bad question ends no conversation
+            for path in paths:
+                check(path, settings)
+            _check_questions(questions)
+            qa = load(settings)
+        except VzVideoError as error:
             if as_json:
-                _print_failure(video, question, "generate", error)
-            say(f"vzvideo: {error}")
-            status = 1
-    raise typer.Exit(status)
+                _print_failures(videos, questions, "load", error)
+            raise
+        failed = False
+        for name, path in zip(videos, paths, strict=True):
+            asking = _Asking(qa, name, path, questions, evidence, as_json, len(videos) > 1)
+            try:
+                asking.ask()
+            except VzVideoError as error:
+                if as_json:
+                    _print_failures([name], questions, asking.stage, error)
+                if len(videos) == 1:
+                    raise
+                typer.echo(f"vzvideo: {error}", err=True)
+                failed = True
+        if failed:
+            raise typer.Exit(1)
 
 
-@with_settings()
-def encode(
-    video: Annotated[str, typer.Argument(help="File or URL.")],
-    settings: Any,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write.")] = None,
-) -> None:
-    """Compress a video once; `ask` and `chat` take the file in its place."""
+@dataclasses.dataclass
+class _Asking:
+    """The questions to one video. name: what a user calls it; stage: how far it has come."""
+
+    qa: VideoQA
+    name: str
+    path: str
+    questions: list[str]
+    evidence: bool
+    as_json: bool
+    one_of_several: bool
+    stage: str = "encode"
+
+    def ask(self) -> None:
+        """Asks and prints: one answer as it is generated, several in one batch."""
+        qa, several = self.qa, len(self.questions) > 1
+        if self.one_of_several and not self.as_json:
+            typer.echo(f"{self.name}:" if several else f"{self.name}: ", nl=several)
+        with progress_bars() as progress:
+            if not several:
+                asking = qa.start(self.path, self.questions[0], progress=progress)
+            else:
+                encoded = qa.encode_timed(
+                    self.path, question=qa.longest_question(self.questions), progress=progress
+                )
+                answers = qa.ask_many(encoded, self.questions)
+        if not several:
+            self.stage = "generate"
+            print_stream(asking, self.as_json, self.evidence, source=self.name)
+            print_facts(asking.result, asking.encoded)
+            return
+        for answer in answers:
+            drawn = qa.evidence(encoded, answer) if self.evidence else None
+            print_answer(answer, self.as_json, labelled=True, evidence=drawn, source=self.name)
+        print_facts(answers[0], encoded)
+
+
+def _parted(asked: list[str]) -> tuple[list[str], list[str]]:
+    """Videos that stand before the questions, and the questions."""
     from vzvideo.corpus.manifest import ENDINGS
-    from vzvideo.qa import store
 
-    target = out or Path(Path(video.split("?")[0]).stem + ".vz.safetensors")
-    if not target.parent.is_dir():
-        raise SettingsError(f"{target}: there is no folder {target.parent}")
-    if target.exists() and not store.is_own_file(target):
-        raise SettingsError(f"{target}: is there, and no file of visual tokens; give another name")
-    if target.suffix.lower() in ENDINGS:
-        raise SettingsError(f"{target}: is a video's name, and tokens are no video")
-    check(video, settings)
-    if "://" not in video and store.is_token_file(Path(video)):
-        raise SettingsError(f"{video}: holds visual tokens already; `ask` and `chat` take it")
-    qa = load(settings)
-    with progress_bars() as progress:
-        encoded = qa.encode_timed(video, progress=progress)
-    store.save(encoded.tokens, target)
-    tokens = encoded.tokens
-    typer.echo(target)
-    say(
-        f"{pluralize(tokens.frames, 'frame')}, {tokens.tokens_before} -> {len(tokens)} tokens, "
-        f"{target.stat().st_size / 1024:.0f} KB{_gaps(encoded)}"
-    )
+    def names_video(text: str) -> bool:
+        ending = text.lower().endswith(ENDINGS) and not text.strip().endswith("?")
+        return os.path.isfile(text) or "://" in text or (ending and " " not in text)
+
+    first = next((n for n, text in enumerate(asked) if not names_video(text)), len(asked))
+    if first == len(asked):
+        raise SettingsError(f"{asked[-1]}: is a video; what to ask of it?")
+    return asked[:first], asked[first:]
 
 
-# -- words out
+@contextmanager
+def _standard_input(videos: list[str]) -> Iterator[list[str]]:
+    """The videos, with a file in place of what is piped in, which can be read only once."""
+    if "-" not in videos:
+        yield videos
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "standard input"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield [str(path) if video == "-" else video for video in videos]
 
 
-def _relay(asking: AnswerStream, as_json: bool, evidence: bool = False) -> None:
-    piece = ""
-    for piece in asking:
-        if not as_json:
-            typer.echo(piece, nl=False)
-            sys.stdout.flush()
-    drawn = asking.evidence() if evidence else None
-    if as_json:
-        _print(asking.result, as_json, evidence=drawn)
-    else:
-        blank = "" if piece.endswith((" ", "\n")) else " "
-        typer.echo(f"{blank}[{drawn}]" if drawn else "")
-
-
-def _print(
-    answer: Answer, as_json: bool, *, labelled: bool = False, evidence: Evidence | None = None
+def _print_failures(
+    videos: list[str], questions: list[str], stage: str, error: VzVideoError
 ) -> None:
-    if as_json:
-        about = dataclasses.asdict(answer) | (evidence.about() if evidence else {})
-        typer.echo(json.dumps({"answer": about.pop("text"), **about}, ensure_ascii=False))
-    else:
-        text = f"{answer.text} [{evidence}]" if evidence else answer.text
-        typer.echo(f"{answer.question}\n  {text}" if labelled else text)
-
-
-def _print_failure(video: str, question: str, stage: str, error: VzVideoError) -> None:
-    from vzvideo.types import Failure
-
-    if isinstance(error, VideoError):
-        stage = "decode"
-    failure = Failure(question, video, stage, error.code, str(error))
-    typer.echo(json.dumps(dataclasses.asdict(failure), ensure_ascii=False))
+    for video in videos:
+        for question in questions:
+            print_failure(video, question, stage, error)
 
 
 def _check_questions(questions: list[str]) -> None:
@@ -173,37 +144,6 @@ def _check_questions(questions: list[str]) -> None:
 
     for question in map(validate_question, questions):
         if question.lower().endswith(ENDINGS) and os.path.isfile(question):
-            raise SettingsError(f"{question}: is a file, no question; `ask` takes one video")
-
-
-def _facts(answer: Answer, encoded: Encoded | None = None) -> None:
-    times = answer.frame_times_s
-    seconds = ", ".join(f"{stage} {s:.2f} s" for stage, s in answer.seconds.items())
-    origin = "from the cache, " if answer.cached else ""
-    say(
-        f"[{answer.model}] {pluralize(len(times), 'frame')} ({times[0]:.1f}-{times[-1]:.1f} s), "
-        f"{answer.tokens_before} -> {answer.tokens} tokens, {origin}{seconds}"
-        f"{_gaps(encoded) if encoded else ''}"
-    )
-
-
-def _gaps(encoded: Encoded) -> str:
-    """What a user should know of frames that were asked for and are not there."""
-    frames = encoded.tokens.frames
-    words = []
-    if encoded.asked > frames:
-        words.append(f"{encoded.asked} frames asked for, different ones in the video: {frames}")
-    if encoded.lost:
-        words.append(f"damaged packets or frames passed over: {encoded.lost}")
-    return "".join(f"; {word}" for word in words)
-
-
-def _next_line(interactive: bool) -> str:
-    """The next question, or an empty text where there is no more."""
-    if interactive:
-        try:
-            line = input("> ").strip()
-        except EOFError:
-            return ""
-        return "" if line.lower() in ("exit", "quit") else line
-    return next((line.strip() for line in sys.stdin if line.strip()), "")
+            raise SettingsError(
+                f"{question}: is a file, no question; videos stand before the questions"
+            )

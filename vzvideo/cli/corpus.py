@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vzvideo.cli.options import ANSWERING, Json, say, with_settings
-from vzvideo.corpus.manifest import MANIFESTS
+from vzvideo.cli.options import ANSWERING, Json, echo_json, echo_path, say, with_settings
 from vzvideo.errors import SettingsError
 from vzvideo.words import format_duration, pluralize
 
@@ -93,7 +91,7 @@ def batch(
     if out is None and not dry_run:
         raise SettingsError("--out: say where the answers go, a folder or a URI")
     if videos:
-        tasks = manifests.tasks_from_videos(videos, questions or ())
+        tasks = manifests.tasks_from_videos(videos, questions or (), say)
     elif given:
         tasks = manifests.read(given[0])
     else:
@@ -141,7 +139,7 @@ def index(
 
     given = given or []
     if videos:
-        tasks = manifests.tasks_from_videos(videos + _more_videos(given))
+        tasks = manifests.tasks_from_videos(videos + _more_videos(given), say=say)
     elif len(given) == 1:
         tasks = [replace(task, asked=()) for task in manifests.read(given[0])]
     else:
@@ -163,6 +161,8 @@ def index(
 
 def _more_videos(given: list[str]) -> list[str]:
     """What a shell makes of `--videos *.mp4`, all but the first."""
+    from vzvideo.corpus.manifest import MANIFESTS
+
     for name in given:
         if name.lower().endswith(MANIFESTS):
             raise SettingsError(f"--videos: {name} is a manifest, and names its own")
@@ -173,9 +173,9 @@ def _finish(summary: Summary, out: str, as_json: bool) -> None:
     failed = summary.failed.total()
     if as_json:
         about = vars(summary) | {"failed": dict(summary.failed), "out": out}
-        typer.echo(json.dumps(about))
+        echo_json(about)
     else:
-        typer.echo(out)
+        echo_path(out)
     for message in summary.messages:
         say(f"vzvideo: {message}")
     why = ", ".join(f"{code} {count}" for code, count in summary.failed.most_common())
@@ -192,7 +192,10 @@ def _estimate(tasks: list[Task], settings: Any, guard: Any, as_json: bool) -> No
 
     found = estimate.estimate(tasks, settings, guard, say=say)
     about = vars(found) | {"unreadable": dict(found.unreadable)}
-    typer.echo(json.dumps(about) if as_json else str(found))
+    if as_json:
+        echo_json(about)
+    else:
+        typer.echo(str(found))
 
 
 @contextmanager

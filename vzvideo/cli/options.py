@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,73 +23,71 @@ if TYPE_CHECKING:
     from vzvideo.qa.encoding import Progress
     from vzvideo.qa.video_qa import VideoQA
 
-Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
-Seconds = Annotated[str | None, typer.Option(metavar="TIME", help="Seconds, or as in 1:23:45.")]
-_SHARED: dict[str, tuple[Any, Any]] = {
-    "config": (Config, None),
-    "model": (
-        Annotated[str | None, typer.Option(help="Name, hub id, folder, or auto.")],
-        None,
+# What `--help` lists the options under.
+LOOK, COMPRESS, ANSWER, RUN = (
+    "What to look at", "How to compress", "How to answer", "Where to run",
+)  # fmt: skip
+Options = dict[str, tuple[Any, Any]]  # name -> annotation and default
+
+
+def _option(panel: str, kind: Any, about: str, *flags: str, **more: Any) -> tuple[Any, Any]:
+    """An option that says nothing unless it is given: the settings know the defaults."""
+    return Annotated[
+        kind | None, typer.Option(*flags, help=about, rich_help_panel=panel, **more)
+    ], None
+
+
+def _switch(panel: str, flag: str, about: str) -> tuple[Any, Any]:
+    return Annotated[bool, typer.Option(flag, help=about, rich_help_panel=panel)], False
+
+
+_TIME = "seconds, or as in 1:23.5"
+_SHARED: Options = {
+    "frames": _option(LOOK, int, "Frames to look at, at most. (8)", "--frames", "-n"),
+    "start": _option(
+        LOOK, str, f"Look from here on: {_TIME}. (0)", "--start", "-s", metavar="TIME"
     ),
-    "frames": (Annotated[int | None, typer.Option(help="How many frames to look at (8).")], None),
-    "tokens_per_frame": (
-        Annotated[int | None, typer.Option(help="Visual tokens kept of each frame (17).")],
-        None,
+    "end": _option(
+        LOOK, str, f"Look up to here: {_TIME}. (the end)", "--end", "-e", metavar="TIME"
     ),
-    "dominant": (
-        Annotated[int | None, typer.Option(help="Of these, how many as they are (with CLS).")],
-        None,
+    "fps": _option(LOOK, float, "Look at so many frames a second, instead of --frames."),
+    "sampling": _option(
+        LOOK, str, "How frames are chosen: uniform, fps, keyframes or scenes. (uniform)"
     ),
-    "contextual": (Annotated[int | None, typer.Option(help="And how many merged.")], None),
-    "keep": (
-        Annotated[float | None, typer.Option(help="In their place, a share of the tokens (0.1).")],
-        None,
+    "decoder": _option(LOOK, str, "What decodes: pyav or decord. (pyav)"),
+    "tokens_per_frame": _option(
+        COMPRESS, int, "Visual tokens kept of each frame. (17)", "--tokens-per-frame", "-t"
     ),
-    "merge": (
-        Annotated[
-            str | None,
-            typer.Option(help="Merged into: reference (target + mean, as the authors) or mean."),
-        ],
-        None,
+    "dominant": _option(
+        COMPRESS, int, "Of these, how many stand as they are, the CLS counted. (14)"
     ),
-    "timestamps": (
-        Annotated[bool, typer.Option("--timestamps", help="Tell the model when each frame is.")],
-        False,
+    "contextual": _option(COMPRESS, int, "And how many the others are merged into. (3)"),
+    "keep": _option(
+        COMPRESS, float, "In their place, a share of a frame's tokens, as 0.1, for any model."
     ),
-    "no_compress": (
-        Annotated[bool, typer.Option("--no-compress", help="Keep every token.")],
-        False,
+    "merge": _option(
+        COMPRESS, str, "How: reference (target + mean, as the authors) or mean. (by model)"
     ),
-    "sampling": (
-        Annotated[str | None, typer.Option(help="uniform, fps, keyframes or scenes.")],
-        None,
+    "timestamps": _switch(
+        ANSWER, "--timestamps", "Tell the model when each frame is, where it is not told anyway."
     ),
-    "fps": (Annotated[float | None, typer.Option(help="Frames a second; implies fps.")], None),
-    "start": (Seconds, None),
-    "end": (Seconds, None),
-    "decoder": (Annotated[str | None, typer.Option(help="pyav or decord.")], None),
-    "hwaccel": (Annotated[str | None, typer.Option(help="Decode on a device: cuda, ...")], None),
-    "device": (Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")], None),
-    "dtype": (
-        Annotated[str | None, typer.Option(help="auto, float32, float16, bfloat16.")],
-        None,
-    ),
-    "quantize": (Annotated[str | None, typer.Option(help="4bit or 8bit, on a GPU.")], None),
-    "no_cache": (
-        Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep tokens.")],
-        False,
-    ),
+    "no_compress": _switch(COMPRESS, "--no-compress", "Keep every token of a frame."),
 }
-ANSWERING: dict[str, tuple[Any, Any]] = {
-    "max_new_tokens": (
-        Annotated[int | None, typer.Option(help="Longest answer, in tokens (128).")],
-        None,
+_RUNNING: Options = {
+    "model": _option(
+        RUN, str, "Name of `vzvideo models`, hub id, folder, or auto. (auto)", "--model", "-m"
     ),
-    "temperature": (Annotated[float | None, typer.Option(help="0 is repeatable.")], None),
-    "num_beams": (
-        Annotated[int | None, typer.Option(help="Beam search: better words, as much slower (1).")],
-        None,
-    ),
+    "device": _option(RUN, str, "auto, cpu, cuda or mps. (auto)"),
+    "dtype": _option(RUN, str, "Precision: auto, float32, float16 or bfloat16. (auto)"),
+    "quantize": _option(RUN, str, "Smaller weights on a GPU: 4bit or 8bit. (neither)"),
+    "hwaccel": _option(RUN, str, "Decode on a device, such as cuda. (the processor)"),
+    "no_cache": _switch(RUN, "--no-cache", "Neither read nor keep visual tokens."),
+    "config": _option(RUN, Path, "YAML file with settings; options win over it.", "--config", "-c"),
+}
+ANSWERING: Options = {
+    "max_new_tokens": _option(ANSWER, int, "Longest answer, in tokens. (128)"),
+    "temperature": _option(ANSWER, float, "0 gives the same answer each time. (0)"),
+    "num_beams": _option(ANSWER, int, "Beam search: better words, as much slower. (1)"),
 }
 # Settings that are called otherwise on the command line.
 _CALLED = {"compress": "no_compress", "start_s": "start", "end_s": "end"}
@@ -98,7 +98,7 @@ def with_settings(**more: tuple[Any, Any]) -> Callable[[Callable[..., None]], Ca
     """Gives a command the shared options and hands it `settings` made of them."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        shared = _SHARED | more
+        shared = _SHARED | more | _RUNNING
         kind = inspect.Parameter.KEYWORD_ONLY
         hints = get_type_hints(command, include_extras=True)
         parameters = [
@@ -188,7 +188,7 @@ def progress_bars() -> Iterator[Progress]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
+        *columns, console=console, transient=True, disable=_quiet or not console.is_terminal
     ) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -205,6 +205,8 @@ def check(video: str, settings: Settings | None = None) -> None:
     from vzvideo.video.base import check_file
     from vzvideo.video.sampling import check_frames
 
+    if not video.strip():
+        raise VideoError("the video's name is empty: give a file or a URL", code="not_found")
     if "://" not in video:
         check_file(Path(video))
     if settings is not None:
@@ -228,5 +230,32 @@ def load(settings: Settings) -> VideoQA:
         return qa.load(settings=settings, progress=progress, say=say)
 
 
+_quiet = False
+
+
+def be_quiet(quiet: bool) -> None:
+    """Whether `say` and progress bars hold their tongue, for this process."""
+    global _quiet
+    _quiet = quiet
+
+
 def say(line: str) -> None:
-    typer.echo(line, err=True)
+    """A line for a person, on stderr, unless --quiet."""
+    if not _quiet:
+        typer.echo(line, err=True)
+
+
+def echo_json(content: Any, *, err: bool = False) -> None:
+    """One JSON object on a line of stdout. Names of files may hold bytes that are no UTF-8: those
+    are escaped, as JSON escapes them, and read back as the same name."""
+    line = json.dumps(content, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        line = json.dumps(content)
+    typer.echo(line, err=err)
+
+
+def echo_path(path: object, *, err: bool = False) -> None:
+    """A path on a line of stdout, byte for byte as the system has it."""
+    typer.echo(os.fsencode(str(path)), err=err)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vzvideo.cli.options import ANSWERING, check, progress_bars, say, with_settings
+from vzvideo.cli.options import (
+    ANSWERING,
+    check,
+    echo_json,
+    echo_path,
+    progress_bars,
+    say,
+    with_settings,
+)
 from vzvideo.errors import SettingsError
 
 
@@ -67,21 +74,21 @@ def show(
         from vzvideo.show.page import page as made
 
         _write(page, made(looked, answer, evidence).encode("utf-8", "replace"))
-        typer.echo(page, err=as_json)
+        echo_path(page, err=as_json)
     if png:
         from vzvideo.show.sheet import sheet
 
         held = io.BytesIO()
         sheet(looked, evidence).save(held, "PNG")
         _write(png, held.getvalue())
-        typer.echo(png, err=as_json)
+        echo_path(png, err=as_json)
     if as_json:
         about = {"source": video, "model": looked.model} | redundancy.numbers(looked)
         about["frame_times_s"] = [round(float(time_s), 6) for time_s in looked.pts_s]
         if answer and evidence:
             about |= {"question": answer.question, "answer": answer.text}
             about |= evidence.about()
-        typer.echo(json.dumps(about, ensure_ascii=False))
+        echo_json(about)
 
 
 def _check(target: Path | None, mark: bytes, kind: str) -> None:

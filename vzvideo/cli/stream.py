@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import queue
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vzvideo.cli.options import ANSWERING, Json, load, say, with_settings
+from vzvideo.cli.options import ANSWERING, Json, echo_json, load, say, with_settings
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
 from vzvideo.words import format_time
 
@@ -182,7 +181,7 @@ def _print(
     if as_json:
         about = dataclasses.asdict(answer)
         about |= {"time_s": round(at_s, 3), "stats": dataclasses.asdict(stream.stats)}
-        typer.echo(json.dumps({"answer": about.pop("text"), **about}, ensure_ascii=False))
+        echo_json({"answer": about.pop("text"), **about})
     else:
         said = f"{answer.question} {answer.text}" if labelled else answer.text
         typer.echo(f"[{format_time(at_s)}] {said}")

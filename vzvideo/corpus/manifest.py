@@ -21,8 +21,9 @@ from vzvideo.video import storage
 from vzvideo.words import parse_time, pluralize
 
 ENDINGS = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"),
-    *(".flv", ".wmv", ".3gp", ".ogv", ".gif"),
+    *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".ts", ".mts", ".m2ts"),
+    *(".mpg", ".mpeg", ".m2v", ".vob", ".flv", ".f4v", ".wmv", ".asf", ".3gp", ".3g2", ".ogv"),
+    *(".ogm", ".rm", ".rmvb", ".mxf", ".dv", ".y4m", ".gif"),
 )
 MANIFESTS = (".jsonl", ".ndjson", ".csv", ".parquet", ".pq")
 _SHOWN = 20  # problems that are spelled out: a manifest is mended in one go
@@ -88,17 +89,22 @@ def read(path: str) -> list[Task]:
     return [Task(*place, tuple(asked)) for place, asked in places.items()]
 
 
-def tasks_from_videos(patterns: Sequence[str], questions: Sequence[str] = ()) -> list[Task]:
+def tasks_from_videos(
+    patterns: Sequence[str],
+    questions: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Task]:
     """A task for each video that the patterns name, all with the same questions.
 
-    patterns: files, folders, `clips/**/*.mp4`, `s3://bucket/raw/`, URLs. For the rows' ids see
+    patterns: files, folders, `clips/**/*.mp4`, `s3://bucket/raw/`, URLs; what of folders and
+    patterns is left out (see `storage.list_files`), `say` is told. For the rows' ids see
     `with_ids`.
     """
     asked = with_ids(questions)
     videos: dict[str, None] = {}
     for pattern in patterns:
         url = "://" in pattern and not storage.is_filesystem_uri(pattern)
-        found = [pattern] if url else storage.list_files(pattern, ENDINGS)
+        found = [pattern] if url else storage.list_files(pattern, ENDINGS, say)
         if not found:
             raise SettingsError(f"{pattern}: no video there; a pattern wants quotes, '**/*.mp4'")
         videos |= dict.fromkeys(v if "://" in v else os.path.normpath(v) for v in found)

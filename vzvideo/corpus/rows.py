@@ -161,7 +161,9 @@ def read_json_list(path: Path, before: str = "", inner: str = "") -> Iterator[Ro
 
 def read_csv(path: Path, needed: Sequence[str], delimiter: str = ",") -> Iterator[Row]:
     """The rows of a CSV file with the columns `needed`, all fields texts."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
+    content = io.StringIO(read_text(path), newline="")
+    # Strict, or a quote that nobody closes would swallow the rows behind it.
+    reader = csv.DictReader(content, delimiter=delimiter, strict=True)
     try:
         _check_columns(path, needed, reader.fieldnames or [])
         for fields in reader:
@@ -170,7 +172,8 @@ def read_csv(path: Path, needed: Sequence[str], delimiter: str = ",") -> Iterato
                 row.add_problem("more cells than columns")
             yield row
     except csv.Error as error:
-        raise SettingsError(f"{path}: line {reader.line_num}: {error}") from None
+        reason = "a quote is never closed" if "end of data" in str(error) else str(error)
+        raise SettingsError(f"{path}: line {reader.line_num}: {reason}") from None
 
 
 def read_parquet(path: Path, needed: Sequence[str]) -> Iterator[Row]:
@@ -194,3 +197,6 @@ def _check_columns(path: Path, needed: Sequence[str], there: Sequence[str]) -> N
     if missing:
         given = ", ".join(map(repr, there)) or "none"
         raise SettingsError(f"{path}: columns {', '.join(missing)} are missing; there are {given}")
+    twice = [name for name in dict.fromkeys(there) if list(there).count(name) > 1]
+    if twice:
+        raise SettingsError(f"{path}: two columns are called {twice[0]!r}: rename one")

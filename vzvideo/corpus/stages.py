@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import signal
 import tempfile
 import time
@@ -182,10 +183,14 @@ class WriteTokens(Stage):
 
     def work(self, item: Encoded) -> Written:
         from vzvideo.qa import store
+        from vzvideo.video.base import short_name
 
         task = item.work.task
         about = [*task.place, item.work.version, item.work.about]
-        file = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24] + ".vz.safetensors"
+        digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+        # Called after the video, for whoever looks into the folder; the digest tells parts apart.
+        name = re.sub(r"[^\w.-]+", "_", Path(short_name(task.video)).stem, flags=re.ASCII)[:64]
+        file = f"{name}-{digest}.vz.safetensors"
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / file
             store.save(item.tokens, path)

@@ -17,7 +17,7 @@ import torch
 from vzvideo.errors import SettingsError
 from vzvideo.models.encoder import Encoder, join
 from vzvideo.qa.prefetch import Prefetch, Span, StageTimer
-from vzvideo.qa.store import TokenCache, is_token_file
+from vzvideo.qa.store import TokenCache, is_playlist, is_token_file
 from vzvideo.types import VisualTokens
 from vzvideo.video.base import check_file, no_frames
 from vzvideo.video.frames import frames_of
@@ -82,7 +82,8 @@ class CachedEncoder:
         key = None
         if "://" not in source:
             check_file(Path(source))
-            key = TokenCache.key(Path(source), about) if self._cache else None
+            if self._cache and not is_playlist(Path(source)):
+                key = TokenCache.key(Path(source), about)
         if key and self._last and self._last[0] == key and self._last[1].source == source:
             return _from_tokens(self._last[1])
         if self._cache and key and (kept := self._cache.get(key)):

@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +29,9 @@ from vzvideo.types import VisualTokens
 FORMAT = 1
 _ARRAYS = ("frame", "role", "patch", "pts_s")
 _BLOCKS, _BLOCK_BYTES = 64, 1 << 16
+_ABANDONED_S = 3600.0  # no file takes so long to be written
+# How files begin whose pictures lie in others: HLS playlists, FFmpeg's lists, DASH manifests, SDP.
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0")
 _MAX_HEADER_BYTES = 1 << 27
 
 
@@ -124,6 +129,16 @@ def is_own_file(path: Path) -> bool:
         return False
 
 
+def describe(path: Path) -> dict[str, Any]:
+    """What a file of tokens says of itself: its source, and the settings that made it."""
+    try:
+        with path.open("rb") as file:
+            about = json.loads(_metadata(file)["vzvideo"])
+    except (OSError, ValueError, LookupError):
+        return {"source": "damaged", "model": "?"}
+    return {"source": about["source"], "model": "?"} | about["settings"]
+
+
 def is_token_file(path: Path) -> bool:
     """Whether a file begins as safetensors do: a video never does."""
     try:
@@ -138,6 +153,12 @@ def is_token_file(path: Path) -> bool:
         and int.from_bytes(head[:8], "little") <= _MAX_HEADER_BYTES
         and head[8:] == b"{"
     )
+
+
+def is_playlist(path: Path) -> bool:
+    """Whether a file only names others, which may change while it stays as it is."""
+    with path.open("rb") as file:
+        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_PLAYLISTS)
 
 
 def content_hash(path: Path) -> str:
@@ -192,14 +213,27 @@ class TokenCache:
             save(tokens, self._path(key))
             self._shrink()
 
-    def _shrink(self) -> None:
-        files = []
+    def files(self) -> list[Path]:
+        """What is kept, the longest unused first."""
+        found = []
         for path in self.folder.glob("*.safetensors"):
             with contextlib.suppress(OSError):
-                stat = path.stat()
-                files.append((stat.st_mtime, stat.st_size, path))
-        total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
+                found.append((path.stat().st_mtime, path))
+        return [path for _, path in sorted(found)]
+
+    def clear(self) -> None:
+        """Keeps nothing any more."""
+        for path in self.files():
+            path.unlink(missing_ok=True)
+
+    def _shrink(self) -> None:
+        for scratch in self.folder.glob(".part-*"):
+            with contextlib.suppress(OSError):  # of a writer that was killed
+                if time.time() - scratch.stat().st_mtime > _ABANDONED_S:
+                    shutil.rmtree(scratch)
+        files = {path: path.stat().st_size for path in self.files() if path.exists()}
+        total = sum(files.values())
+        for path, size in files.items():
             if total <= self.limit_bytes:
                 break
             path.unlink(missing_ok=True)

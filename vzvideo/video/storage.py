@@ -10,6 +10,8 @@ import glob
 import os
 import re
 import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -48,6 +50,8 @@ def filesystem(uri: str) -> tuple[Any, str]:
         return fs.LocalFileSystem(), os.path.abspath(uri)
     try:
         # As people write them: blanks, brackets, letters of any language, a # that is a name's.
+        # A % that begins no code is a name's own.
+        uri = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", uri)
         system, path = fs.FileSystem.from_uri(quote(uri, safe="%/:@?&=+,;~$!*'()"))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{uri}: {' '.join(str(error).split())}") from None
@@ -94,19 +98,26 @@ def join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{quote(name)}" if "://" in folder else str(Path(folder) / name)
 
 
-def list_files(pattern: str, endings: tuple[str, ...]) -> list[str]:
+def list_files(
+    pattern: str, endings: tuple[str, ...], say: Callable[[str], None] = lambda _: None
+) -> list[str]:
     """The files that a path, a folder, a prefix of a store or a pattern (`**` too) names, sorted.
 
-    Of folders and prefixes everything below them with one of `endings`.
+    A folder or a prefix stands for everything below it, links followed. Of what folders and
+    patterns name, hidden files are left out, and files with another ending than `endings`, unless
+    the pattern says that ending itself (`*.dat`); `say` is told how many.
     """
     if not is_filesystem_uri(pattern):
         if Path(pattern).is_file():  # its name may look like a pattern
             return [pattern]
         if Path(pattern).is_dir():
-            found = [str(p) for p in Path(pattern).rglob("*") if p.suffix.lower() in endings]
+            found: Iterable[str] = _below(pattern)
         else:
-            found = glob.glob(pattern, recursive=True)
-        return sorted(path for path in found if Path(path).is_file())
+            found = filter(os.path.isfile, glob.iglob(pattern, recursive=True, include_hidden=True))
+        named = Path(pattern).suffix if not Path(pattern).is_dir() else ""
+        root = Path(pattern) if Path(pattern).is_dir() else Path(_fixed(pattern))
+        names = {os.path.relpath(path, root): path for path in found}
+        return sorted(names[name] for name in _videos(names, endings, named, pattern, say))
     magic = min((pattern.index(c) for c in "*?[" if c in pattern), default=None)
     base = pattern if magic is None else pattern[: pattern.rindex("/", 0, magic)]
     system, path = filesystem(base)
@@ -119,13 +130,53 @@ def list_files(pattern: str, endings: tuple[str, ...]) -> list[str]:
     except OSError as error:
         raise SettingsError(f"{pattern}: {' '.join(str(error).split())}") from None
     # A store's own paths begin with the bucket, those of the disk with a slash.
-    names = [info.path[len(path.rstrip("/")) + 1 :] for info in infos if info.is_file]
-    if magic is None:
-        names = [name for name in names if Path(name).suffix.lower() in endings]
-    else:
+    below = [info.path[len(path.rstrip("/")) + 1 :] for info in infos if info.is_file]
+    if magic is not None:
         wanted = _expression(pattern[len(base) + 1 :])
-        names = [name for name in names if wanted.fullmatch(name)]
-    return sorted(join(base, name) for name in names)
+        below = [name for name in below if wanted.fullmatch(name)]
+    named = "" if magic is None else Path(pattern).suffix
+    return sorted(join(base, name) for name in _videos(below, endings, named, pattern, say))
+
+
+def _below(folder: str) -> Iterator[str]:
+    """Every file below a folder, links followed, each folder once."""
+    seen = set()
+    for path, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(path))
+        folders[:] = [n for n in folders if os.path.realpath(os.path.join(path, n)) not in seen]
+        yield from (os.path.join(path, name) for name in names)
+
+
+def _fixed(pattern: str) -> str:
+    """The folder that a pattern begins with, up to its first wildcard."""
+    before = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+    return before.rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")
+
+
+def _videos(
+    names: Iterable[str],
+    endings: tuple[str, ...],
+    named: str,
+    pattern: str,
+    say: Callable[[str], None],
+) -> list[str]:
+    """Of `names` below a folder, those to take; named: an ending that the pattern says itself."""
+    taken, hidden, others = [], 0, Counter[str]()
+    for name in names:
+        ending = Path(name).suffix.lower()
+        if any(part.startswith(".") and part not in (".", "..") for part in Path(name).parts):
+            hidden += 1
+        elif ending in endings or ending == named.lower() != "":
+            taken.append(name)
+        else:
+            others[ending or "none"] += 1
+    left_out = [f"{hidden} hidden"] if hidden else []
+    if others:
+        kinds = ", ".join(sorted(others, key=lambda kind: (-others[kind], kind))[:5])
+        left_out.append(f"{others.total()} with the ending of no video ({kinds})")
+    if left_out:
+        say(f"{pattern}: left out {' and '.join(left_out)}")
+    return taken
 
 
 def _expression(pattern: str) -> re.Pattern[str]:
@@ -134,9 +185,9 @@ def _expression(pattern: str) -> re.Pattern[str]:
     for part in re.split(r"(\*\*/|\*|\?|\[[^]]*\])", pattern):
         match part:
             case "**/":
-                parts.append(r"(?:[^/.][^/]*/)*")
+                parts.append(r"(?:[^/]+/)*")
             case "*":
-                parts.append(r"[^/]*" if parts and parts[-1][-1:] != "/" else r"(?!\.)[^/]*")
+                parts.append(r"[^/]*")
             case "?":
                 parts.append("[^/]")
             case _ if part.startswith("["):

@@ -1,0 +1,84 @@
+"""Answers and failures as people and programs read them."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from vzvideo.cli.options import echo_json, say
+from vzvideo.errors import VideoError, VzVideoError
+from vzvideo.words import pluralize
+
+if TYPE_CHECKING:
+    from vzvideo.qa.asking import AnswerStream
+    from vzvideo.qa.encoding import Encoded
+    from vzvideo.qa.evidence import Evidence
+    from vzvideo.types import Answer
+
+
+def print_stream(
+    asking: AnswerStream, as_json: bool, evidence: bool = False, source: str = ""
+) -> None:
+    piece = ""
+    for piece in asking:
+        if not as_json:
+            typer.echo(piece, nl=False)
+            sys.stdout.flush()
+    drawn = asking.evidence() if evidence else None
+    if as_json:
+        print_answer(asking.result, as_json, evidence=drawn, source=source)
+    else:
+        blank = "" if piece.endswith((" ", "\n")) else " "
+        typer.echo(f"{blank}[{drawn}]" if drawn else "")
+
+
+def print_answer(
+    answer: Answer,
+    as_json: bool,
+    *,
+    labelled: bool = False,
+    evidence: Evidence | None = None,
+    source: str = "",
+) -> None:
+    """source: what the user calls it, where it was read from standard input."""
+    if as_json:
+        answer = dataclasses.replace(answer, source="-") if source == "-" else answer
+        about = dataclasses.asdict(answer) | (evidence.about() if evidence else {})
+        echo_json({"answer": about.pop("text"), **about})
+    else:
+        text = f"{answer.text} [{evidence}]" if evidence else answer.text
+        typer.echo(f"{answer.question}\n  {text}" if labelled else text)
+
+
+def print_failure(video: str, question: str, stage: str, error: VzVideoError) -> None:
+    from vzvideo.types import Failure
+
+    if isinstance(error, VideoError):
+        stage = "decode"
+    failure = Failure(question, video, stage, error.code, str(error))
+    echo_json(dataclasses.asdict(failure))
+
+
+def print_facts(answer: Answer, encoded: Encoded | None = None) -> None:
+    times = answer.frame_times_s
+    seconds = ", ".join(f"{stage} {s:.2f} s" for stage, s in answer.seconds.items())
+    origin = "from the cache, " if answer.cached else ""
+    say(
+        f"[{answer.model}] {pluralize(len(times), 'frame')} ({times[0]:.1f}-{times[-1]:.1f} s), "
+        f"{answer.tokens_before} -> {answer.tokens} tokens, {origin}{seconds}"
+        f"{gaps(encoded) if encoded else ''}"
+    )
+
+
+def gaps(encoded: Encoded) -> str:
+    """What a user should know of frames that were asked for and are not there."""
+    frames = encoded.tokens.frames
+    words = []
+    if encoded.asked > frames:
+        words.append(f"{encoded.asked} frames asked for, different ones in the video: {frames}")
+    if encoded.lost:
+        words.append(f"damaged packets or frames passed over: {encoded.lost}")
+    return "".join(f"; {word}" for word in words)
