@@ -18,11 +18,11 @@ from vzvideo.errors import SettingsError
 # Settings that say how a video becomes tokens: too late where it has become tokens already.
 ENCODING = {
     *("frames", "tokens_per_frame", "dominant", "contextual", "compress", "merge", "sampling"),
-    *("fps", "start_s", "end_s", "decoder", "hwaccel"),
+    *("keep", "fps", "start_s", "end_s", "decoder", "hwaccel"),
 }
 
 # Settings that say which model is loaded and what it keeps: too late once it is.
-LOADING = {"model", "device", "dtype", "quantize", "cache", "cache_gib"}
+LOADING = {"model", "device", "dtype", "quantize", "timestamps", "cache", "cache_gib"}
 
 # Settings that say how an answer is found in what has been read.
 ANSWERING = ("max_new_tokens", "temperature", "num_beams")
@@ -36,8 +36,10 @@ class Settings:
     frames: how many frames to look at; None for the model's own default.
     tokens_per_frame: split into dominant and contextual as the paper does.
     dominant, contextual: the split itself, where it is to be another; both or neither.
+    keep: in their place, the share of a frame's tokens, for models whose frames differ in tokens.
     compress: False hands over every token of a frame.
-    merge: how contextual tokens are made, "reference" or "mean".
+    merge: how contextual tokens are made, "reference" or "mean"; None for what suits the model.
+    timestamps: tell the model of each frame when it is, where it is not told so anyway.
     sampling: "uniform", "fps", "keyframes" or "scenes".
     fps: frames a second for sampling "fps", which setting it implies.
     start_s, end_s: the part of the video to look at, in seconds; None for its ends.
@@ -60,8 +62,10 @@ class Settings:
     tokens_per_frame: int = 17
     dominant: int | None = None
     contextual: int | None = None
+    keep: float | None = None
     compress: bool = True
-    merge: Literal["reference", "mean"] = "reference"
+    merge: Literal["reference", "mean"] | None = None
+    timestamps: bool = False
     sampling: Literal["uniform", "fps", "keyframes", "scenes"] = "uniform"
     fps: float = 1.0
     start_s: float | None = None
@@ -82,6 +86,10 @@ class Settings:
     def __post_init__(self) -> None:
         if (self.dominant is None) != (self.contextual is None):
             raise SettingsError("dominant and contextual: give both or neither")
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise SettingsError(
+                f"keep: {self.keep:g} given, a share of the tokens above 0 and at most 1 is needed"
+            )
         if self.hwaccel and self.decoder != "pyav":
             raise SettingsError(f"hwaccel: is for decoder pyav, not for {self.decoder}")
         for name, least in (
@@ -113,7 +121,9 @@ class Settings:
             changes[name] = _validated(name, value)
         # What is said last wins, also over what was said earlier of the same thing.
         if "tokens_per_frame" in changes:
-            changes = {"dominant": None, "contextual": None} | changes
+            changes = {"dominant": None, "contextual": None, "keep": None} | changes
+        if "dominant" in changes or "contextual" in changes:
+            changes = {"keep": None} | changes
         if "fps" in changes:
             changes = {"sampling": "fps"} | changes
         return dataclasses.replace(self, **changes)

@@ -49,11 +49,23 @@ def test_todays_layout_and_shards_are_loaded_too(checkpoint: Path, tmp_path: Pat
     folder = write_checkpoint(tmp_path / "sharded", model)
     (folder / "model.safetensors").unlink()
     model.save_pretrained(folder, max_shard_size="200KB")
-    assert len(list(folder.glob("*.safetensors"))) > 1
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 1
     actual = state_of(*loader.load(folder, device="cpu"))
     expected = state_of(*loader.load(checkpoint, device="cpu"))
     assert actual.keys() == expected.keys()
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "sharded", small_model())
+    (folder / "model.safetensors").unlink()
+    small_model().save_pretrained(folder, max_shard_size="200KB")
+    gone = sorted(folder.glob("*.safetensors"))[1]
+    gone.unlink()
+    error = refused(folder)
+    assert gone.name in str(error)
+    assert error.code == "incomplete"
 
 
 def test_two_models_in_one_process_are_independent(checkpoint: Path, tmp_path: Path) -> None:
@@ -136,10 +148,13 @@ def test_a_damaged_file_beside_the_weights_is_one_line(copy: Path, name: str) ->
     assert "the checkpoint cannot be loaded" in str(refused(copy))
 
 
-def test_a_folder_that_is_no_video_llava_is_told_so(copy: Path) -> None:
+def test_a_folder_of_no_family_is_told_so(copy: Path) -> None:
     about = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(about | {"model_type": "llava"}))
-    assert "of type 'llava'" in str(refused(copy))
+    (copy / "config.json").write_text(json.dumps(about | {"model_type": "blip"}))
+    assert "of type 'blip'; choose one of those that vzvideo runs: llava," in str(refused(copy))
+    remote = {"model_type": "internvl_chat", "auto_map": {"AutoModel": "modeling.py"}}
+    (copy / "config.json").write_text(json.dumps(about | remote))
+    assert "brings code of its own, which is never run here" in str(refused(copy))
     (copy / "config.json").unlink()
     assert "no config.json" in str(refused(copy))
 

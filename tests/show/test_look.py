@@ -115,7 +115,7 @@ def test_attention_is_the_scores_as_shares(qa: VideoQA, looked: Look, scored: Sc
     np.testing.assert_allclose(looked.attention.sum(1), 1, rtol=1e-5)
     expected = scored.scores[:, 1:] / scored.scores[:, 1:].sum(1, keepdim=True)
     np.testing.assert_allclose(looked.attention, expected, rtol=1e-5)
-    assert looked.by_layer.shape == (len(qa.encoder._layers), 16)
+    assert looked.by_layer.shape == (len(qa.encoder.family.tower("video").layers), 16)
     np.testing.assert_allclose(looked.by_layer.sum(1), 1, rtol=1e-5)
     assert (np.diff(looked.by_layer, axis=1) <= 0).all()
     ranked = -np.sort(-looked.attention, axis=1)

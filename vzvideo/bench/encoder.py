@@ -35,6 +35,7 @@ from vzvideo.bench.measure import (
 )
 from vzvideo.bench.models import FEATURE_LAYER, Setup, load, prepared_noise
 from vzvideo.models.encoder import Encoder
+from vzvideo.models.tower import Tower
 
 DOMINANT, CONTEXTUAL = 14, 3
 BATCHES = (1, 2, 8, 32, 128)
@@ -53,7 +54,11 @@ def measure(setup: Setup) -> Numbers:
     encoder = _load(setup)
     ways = ways_to_features(encoder)
     found: Numbers = {"tokens": encoder.tokens, "dtype": str(encoder.dtype).removeprefix("torch.")}
-    found |= {"layers_run": len(encoder._layers), "dominant": DOMINANT, "contextual": CONTEXTUAL}
+    found |= {
+        "layers_run": len(_tower(encoder).layers),
+        "dominant": DOMINANT,
+        "contextual": CONTEXTUAL,
+    }
     timed = ways | ({"compiled": compiled(encoder)} if setup.compiled else {})
     found["cells"] = []
     for batch in batches:
@@ -144,10 +149,12 @@ def compiled(encoder: Encoder) -> Run:
 
     On a GPU as CUDA graphs, which spare the launch of every kernel.
     """
-    *layers, scoring = encoder._layers
+    family: Any = copy.copy(encoder.family)
+    tower = copy.copy(_tower(encoder))
+    *layers, scoring = tower.layers
 
     def before_scoring(inputs: Tensor) -> Tensor:
-        state = encoder._norm(encoder._embed(inputs))
+        state = tower.norm(tower.embed(inputs))
         for layer in layers:
             state = layer(state, None)
         return state
@@ -158,9 +165,16 @@ def compiled(encoder: Encoder) -> Run:
     def hidden(inputs: Tensor) -> Tensor:
         return scoring(fused(inputs.to(encoder.device, encoder.dtype)), None)
 
+    tower.hidden = hidden  # type: ignore[method-assign, assignment]
     copied: Any = copy.copy(encoder)
-    copied.hidden = torch.inference_mode()(hidden)
+    copied.family, family._towers = family, {family.shows: tower}
     return partial(_zipped, copied)
+
+
+def _tower(encoder: Encoder) -> Tower:
+    family: Any = encoder.family
+    tower: Tower = family.tower(family.shows)
+    return tower
 
 
 def _zipped(encoder: Encoder, inputs: Tensor) -> visionzip.Zipped:
@@ -200,7 +214,8 @@ class Limit:
     @torch.inference_mode()
     def __init__(self, encoder: Encoder, batch: int) -> None:
         place: Any = {"device": encoder.device, "dtype": encoder.dtype}
-        rows, heads = batch * encoder.tokens, batch * encoder.heads
+        tower = _tower(encoder)
+        rows, heads = batch * encoder.tokens, batch * tower.heads
         self._products: list[tuple[Callable[..., Tensor], Tensor, Tensor, Tensor]] = []
 
         @cache
@@ -216,15 +231,15 @@ class Limit:
             out = result(*left.shape[:-1], right.shape[-1])
             self._products.append((product, left, right, out))
 
-        for module in encoder._embed.modules():
+        for module in tower.embed.modules():
             if isinstance(module, nn.Conv2d):  # without overlap: one product for each patch
                 weight = module.weight.flatten(1)
                 patches = encoder.grid[0] * encoder.grid[1]
                 multiply(operand(batch * patches, weight.shape[1]), weight.t())
-        head = encoder.width // encoder.heads
+        head = encoder.width // tower.heads
         state = operand(heads, encoder.tokens, head)
         attention = operand(heads, encoder.tokens, encoder.tokens)
-        for layer in encoder._layers:
+        for layer in tower.layers:
             for module in layer.modules():
                 if isinstance(module, nn.Linear):
                     multiply(operand(rows, module.in_features), module.weight.t())

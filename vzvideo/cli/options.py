@@ -62,8 +62,14 @@ _SHARED: Options = {
         COMPRESS, int, "Of these, how many stand as they are, the CLS counted. (14)"
     ),
     "contextual": _option(COMPRESS, int, "And how many the others are merged into. (3)"),
+    "keep": _option(
+        COMPRESS, float, "In their place, a share of a frame's tokens, as 0.1, for any model."
+    ),
     "merge": _option(
-        COMPRESS, str, "How: reference (target + mean, as the authors) or mean. (reference)"
+        COMPRESS, str, "How: reference (target + mean, as the authors) or mean. (by model)"
+    ),
+    "timestamps": _switch(
+        ANSWER, "--timestamps", "Tell the model when each frame is, where it is not told anyway."
     ),
     "no_compress": _switch(COMPRESS, "--no-compress", "Keep every token of a frame."),
 }
@@ -127,6 +133,8 @@ def _settings(said: dict[str, Any]) -> Settings:
     start_s, end_s = (None if end is None else words.parse_time(end) for end in ends)
     if said.pop("no_compress"):
         said["compress"] = False
+    if not said["timestamps"]:
+        del said["timestamps"]
     if said.pop("no_cache"):
         said["cache"] = False
     return config.load(said.pop("config"), **said, start_s=start_s, end_s=end_s)
@@ -137,6 +145,10 @@ def _check_consistent(said: dict[str, Any]) -> None:
     each, *split = (said[name] for name in ("tokens_per_frame", "dominant", "contextual"))
     if said["no_compress"] and any(value is not None for value in (each, *split)):
         raise SettingsError("--no-compress keeps every token: leave out how many are kept")
+    if said["keep"] is not None and (
+        said["no_compress"] or any(value is not None for value in (each, *split))
+    ):
+        raise SettingsError("--keep is a share of the tokens: leave out how many are kept")
     if said["no_compress"] and said["merge"] is not None:
         raise SettingsError("--no-compress keeps every token: nothing is merged")
     if each is not None and None not in split and sum(split) != each:

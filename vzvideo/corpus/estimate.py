@@ -128,7 +128,7 @@ def _add(found: Estimate, planner: VideoQA, task: Task, duration_s: float) -> No
 
 
 def _text_model(planner: VideoQA) -> Any:
-    return planner.language.model.model.language_model
+    return planner.language.decoder
 
 
 def _weights(module: Any) -> int:

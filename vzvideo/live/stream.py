@@ -80,7 +80,7 @@ class Stream:
         if restore is not None:
             memory, counts = self._restored(Path(restore), memory)
         self._ingest = Ingest(
-            lambda frames: qa.encoder.encode(frames, compression),
+            lambda frames: qa.encoder.encode(frames, compression, apart=True),
             memory,
             counts,
             size=self._size,
@@ -236,7 +236,7 @@ class Stream:
             if known is None or not torch.equal(known[0].features, tokens.features):
                 known = (tokens, self._qa.language.prefill(tokens, known))
                 self._read[window] = known
-            return Prefix(known[1].ids, copy_cache(known[1].cache))
+            return replace(known[1], cache=copy_cache(known[1].cache))
 
     def forget(self) -> None:
         """Lets go of what was read for earlier questions; frees its memory."""

@@ -1,31 +1,34 @@
-"""Visual tokens and words in, words out: Video-LLaVA over a compressed video.
+"""Visual tokens and words in, words out: a vision-language model over a compressed video.
 
-One class for every size: `VideoLlavaForConditionalGeneration` with the tokens handed over as ready
-video features. The key-value cache of the video prefix is kept, so that many questions, or a
+One class for every family: transformers' own model, with the tokens handed over as ready features.
+The key-value cache of the video prefix is kept, so that many questions, or a
 conversation, pay for the video once. Knows nothing of frames or files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
+import numpy as np
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import (
     DynamicCache,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
-    VideoLlavaForConditionalGeneration,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vzvideo.errors import BudgetError, ModelError, VzVideoError
+from vzvideo.models.families import family_of
 from vzvideo.models.generation import Generation, Say, TextPieces, stream_text
 from vzvideo.models.prefix import Prefix, common_prefix_length, copy_cache
 from vzvideo.models.prompts import Prompts
 from vzvideo.types import VisualTokens
+from vzvideo.words import format_time
 
 SHORTEST_ANSWER = 16  # tokens; with less room left, a question is refused instead of cut short
 # Tokens of video that a batch of questions may hold in copies; one question may hold more.
@@ -37,15 +40,24 @@ class LanguageModel:
     """A language model that has learned to read visual tokens. Not for several threads at once."""
 
     def __init__(
-        self, model: VideoLlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        template: str | None = None,
+        timestamps: bool = False,
     ) -> None:
-        self.model = model.eval()
+        """template: the checkpoint's chat template, where its tokenizer does not bring it.
+        timestamps: tell the model of each frame when it is, in words, where it is not told so."""
+        self.model: Any = model.eval()
         self.tokenizer: Any = tokenizer
+        self.family = family_of(model)
         config: Any = model.config
-        self.video_token = int(config.video_token_index)
-        self.prompts = Prompts(tokenizer, self.video_token)
-        self.width = int(config.vision_config.hidden_size)
-        self.window = int(config.text_config.max_position_embeddings)
+        self.video_token = self.family.token_id(self.family.shows)
+        self.prompts = self._prompts(template)
+        self.width = self.family.width
+        self.window = int(config.get_text_config().max_position_embeddings)
+        self._timestamps = timestamps and not self.family.tells_time
         ends = model.generation_config.eos_token_id
         ends = tokenizer.eos_token_id if ends is None else ends
         self.ends = set(ends if isinstance(ends, list) else [ends])
@@ -54,9 +66,34 @@ class LanguageModel:
         pad = tokenizer.pad_token_id
         self.pad = int(min(self.ends) if pad is None else pad)
 
+    def _prompts(self, template: str | None) -> Prompts:
+        """The checkpoint's own form where it can show a video, else the family's published one."""
+        family, tokenizer = self.family, self.tokenizer
+        own = (template or tokenizer.chat_template,) if not family.template_first else ()
+        word = tokenizer.convert_ids_to_tokens(self.video_token)
+        for form in (*own, family.template(word)):
+            prompts = Prompts(
+                tokenizer, self.video_token, template=form, kind=family.kind, mark=family.mark
+            )
+            with suppress(ModelError, TemplateError):
+                prompts.opening("?")
+                return prompts
+        return prompts
+
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return torch.device(self.model.device)
+
+    @property
+    def decoder(self) -> Any:
+        """The text model alone."""
+        return self.model.get_decoder()
+
+    @property
+    def frame_text(self) -> int:
+        """Tokens of text that each frame takes beside its visual tokens."""
+        one, two = (len(self._reading([1] * n, [0.0] * n)) for n in (2, 3))
+        return two - one - 1
 
     # -- reading
 
@@ -75,32 +112,121 @@ class LanguageModel:
                 "they were encoded for another model; encode the video again",
                 code="other_model",
             )
-        before, _ = self.prompts.opening("?")
-        self._check(len(before) + len(tokens) + 1)
-        ids = torch.tensor([[*before, *[self.video_token] * len(tokens)]], device=self.device)
-        projector = self.model.model.multi_modal_projector
-        cache = DynamicCache(config=self.model.config.get_text_config())
-        same = (
-            common_prefix_length(known[0].features, tokens.features[:-1]) if known else 0
-        )  # one is to be read
-        done = len(before) + same if same else 0
-        if known and same:
-            cache = copy_cache(known[1].cache, length=done)
+        prefix = self._unread(tokens)
+        self._check(prefix.length + 1)
+        same, done = self._known(prefix, tokens, known)
+        if known and done:
+            prefix.cache = copy_cache(known[1].cache, length=done)
         features = tokens.features[same:].to(self.device, self.model.dtype)
-        video = BaseModelOutputWithPooling(pooler_output=projector(features).unsqueeze(0))
+        handed = self.family.finish(
+            features, self._runs(tokens)[0] if not same else [len(features)]
+        )
+        modality = self.family.shows
+        placed = {} if prefix.positions is None else {"position_ids": prefix.positions[..., done:]}
         self.model(
-            input_ids=ids[:, done:],
-            past_key_values=cache,
+            input_ids=prefix.ids[:, done:],
+            past_key_values=prefix.cache,
             use_cache=True,
             logits_to_keep=1,
-            mm_encoder_outputs={"video": video},
+            mm_encoder_outputs={modality: self.family.hand_over(modality, [handed])},
+            **placed,
         )
-        return Prefix(ids, cache)
+        return prefix
+
+    def _known(
+        self, prefix: Prefix, tokens: VisualTokens, known: tuple[VisualTokens, Prefix] | None
+    ) -> tuple[int, int]:
+        """Of a video's tokens and of its prefix, how many come first in what is known, too."""
+        assert prefix.visual is not None
+        several = len(self._runs(tokens)[0]) > 1
+        if known is None or (several and self.family.newline):
+            return 0, 0
+        same = common_prefix_length(known[0].features, tokens.features[:-1])  # one is to be read
+        at = prefix.visual.nonzero()[:, 0]
+        done = int(at[same])
+        for own, other in (
+            (prefix.ids, known[1].ids), (prefix.positions, known[1].positions),
+        ):  # fmt: skip
+            if own is not None and other is not None:
+                done = min(done, common_prefix_length(own.flatten(0, -2).T, other.flatten(0, -2).T))
+        same = int((at < done).sum())
+        return same, done if same else 0
+
+    def _unread(self, tokens: VisualTokens) -> Prefix:
+        """What is to be read of a video, with nothing read yet."""
+        cache = DynamicCache(config=self.model.config.get_text_config())
+        counts, times_s = self._runs(tokens)
+        if not self.family.has_positions:
+            newline = self.family.newline
+            ids = self._row(self._reading([count + newline for count in counts], times_s))
+            visual = ids[0] == self.video_token
+            ends = torch.tensor([count + newline for count in counts], device=ids.device).cumsum(0)
+            if newline:
+                visual[visual.nonzero()[ends - 1, 0]] = False
+            return Prefix(ids, cache, visual=visual)
+        # The prompt as if nothing were compressed, and of it the places of what is kept: text, and
+        # run by run the tokens as they come.
+        groups, (rows, columns) = self._frame_runs(tokens), tokens.grid
+        cells, device = rows * columns, self.device
+        whole = self._row(self._reading([cells] * len(groups[0]), groups[1]))
+        positions, ahead = self.family.clip_positions(whole, tokens.grid, groups[1])
+        text = (whole[0] != self.video_token).nonzero()[:, 0]
+        slots = (whole[0] == self.video_token).nonzero()[:, 0]
+        run = torch.repeat_interleave(torch.tensor(groups[0])).to(device) * cells
+        patch = torch.from_numpy(tokens.patch).to(device, torch.long)
+        order = torch.cat([text, slots[run]]).argsort(stable=True)
+        at = torch.cat([text, slots[run + patch]])[order]
+        gapless = torch.arange(len(at), device=device).view(1, 1, -1)
+        return Prefix(
+            whole[:, at],
+            cache,
+            visual=whole[0, at] == self.video_token,
+            positions=torch.cat([gapless, positions[..., at]]),
+            ahead=ahead + (whole.shape[1] - len(at)),
+        )
+
+    def _runs(self, tokens: VisualTokens) -> tuple[list[int], list[float]]:
+        """Tokens of each run of placeholders, and its time."""
+        counts, times_s = self._frame_runs(tokens)
+        return (counts, times_s) if self._apart else ([sum(counts)], times_s[:1])
+
+    def _frame_runs(self, tokens: VisualTokens) -> tuple[list[int], list[float]]:
+        """The same frame by frame; where a stream has kept few tokens of a frame, of several."""
+        each = np.bincount(tokens.frame, minlength=tokens.frames)
+        runs: list[tuple[int, float]] = []
+        for count, time_s in zip(each.tolist(), tokens.pts_s.tolist(), strict=True):
+            if runs and runs[-1][0] + count <= each.max():
+                runs[-1] = (runs[-1][0] + count, runs[-1][1])
+            else:
+                runs.append((count, time_s))
+        return [count for count, _ in runs], [time_s for _, time_s in runs]
+
+    @property
+    def _apart(self) -> bool:
+        """Whether each frame has a run of placeholders of its own."""
+        return self._timestamps or self.family.layout("x", [0.0, 1.0]).count("x") > 1
+
+    def _reading(self, counts: list[int], times_s: list[float]) -> list[int]:
+        """Token ids up to the video's last placeholder; counts: placeholders of each run."""
+        word = self.prompts.token
+        if self._timestamps:
+            visual = "\n".join(f"{format_time(at)}: {word}" for at in times_s)
+        else:
+            visual = self.family.layout(word, times_s)
+        ids = self.prompts.up_to_video(visual)
+        runs = sum(token == self.video_token for token in ids)
+        left = iter(counts if runs == len(counts) else [sum(counts)])
+        return [
+            each
+            for token in ids
+            for each in ([token] * next(left) if token == self.video_token else [token])
+        ]
 
     @torch.inference_mode()
     def prefill_text_only(self) -> Prefix:
         """A prefix without any video: what the model would say having seen none."""
         before, _ = self.prompts.opening("?")
+        self.family.resume(None)
         ids = torch.tensor([before], device=self.device)
         cache = DynamicCache(config=self.model.config.get_text_config())
         self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -117,7 +243,7 @@ class LanguageModel:
         """Scores (vocabulary,) of the answer's first token, float32. `prefix` stays as it was."""
         ids = self.prompt_ids(prefix, question)
         done = prefix.cache.get_seq_length()
-        with prefix.in_use():
+        with self._using(prefix):
             try:
                 scores = self.model(
                     input_ids=ids[:, done:], past_key_values=prefix.cache, logits_to_keep=1
@@ -135,10 +261,10 @@ class LanguageModel:
         more, in plain attention, for the fused kind keeps no weights. `prefix` stays as it was.
         """
         said = self.tokenizer(answer, add_special_tokens=False).input_ids
-        with prefix.in_use():
+        with self._using(prefix):
             known, cache = prefix.cache.get_seq_length(), copy_cache(prefix.cache)
             ids = torch.cat([self.prompt_ids(prefix, question)[:, known:], self._row(said)], dim=1)
-        video = prefix.ids[0] == self.video_token
+        video = prefix.ids[0] == self.video_token if prefix.visual is None else prefix.visual
         asking = ids.shape[1] - len(said) - 1  # what stands last before a token predicts it
         if asking:
             self.model(input_ids=ids[:, :asking], past_key_values=cache, logits_to_keep=1)
@@ -154,13 +280,19 @@ class LanguageModel:
 
     @contextmanager
     def _plain_attention(self) -> Iterator[None]:
-        model: Any = self.model.model.language_model
+        model = self.decoder
         usual = model.config._attn_implementation
         model.set_attn_implementation("eager")
         try:
             yield
         finally:
             model.set_attn_implementation(usual)
+
+    @contextmanager
+    def _using(self, prefix: Prefix) -> Iterator[None]:
+        with prefix.in_use():
+            self.family.resume(prefix.ahead)
+            yield
 
     def _row(self, ids: list[int]) -> Tensor:
         return torch.tensor([ids], dtype=torch.long, device=self.device)
@@ -186,7 +318,7 @@ class LanguageModel:
             question of a conversation. Without it `prefix` stays as it was.
         """
         how = Generation(max_new_tokens, temperature, num_beams)
-        with prefix.in_use():
+        with self._using(prefix):
             yield from self._stream(prefix, question, remember, how)
 
     def _stream(
@@ -243,7 +375,7 @@ class LanguageModel:
         # As many at a time as keep the copies of the video within _COPIED tokens.
         rows = max(1, _BATCH_TOKENS // (prefix.length * num_beams))
         answers = []
-        with prefix.in_use():
+        with self._using(prefix):
             for first in range(0, len(tails), rows):
                 answers += self._answer_batch(prefix, tails[first : first + rows], how)
         return answers
@@ -274,7 +406,7 @@ class LanguageModel:
         self._check(prefix.length + longest)
         scores: list[float] = []
         rows = max(1, _BATCH_TOKENS // (prefix.length + longest))
-        with prefix.in_use():
+        with self._using(prefix):
             for first in range(0, len(said), rows):
                 some = said[first : first + rows]
                 ids = torch.full((len(some), longest), self.pad, device=self.device)
@@ -289,6 +421,7 @@ class LanguageModel:
                     input_ids=ids,
                     attention_mask=mask,
                     past_key_values=copy_cache(prefix.cache, len(some)),
+                    **self.family.following(prefix.length, ids, prefix.ahead),
                     logits_to_keep=longest - len(tail) + 1,
                 ).logits.float()
                 for row, answer in enumerate(some):

@@ -5,30 +5,34 @@ that suit them.
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import (
     AutoConfig,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
-    VideoLlavaForConditionalGeneration,
 )
 
 from vzvideo.errors import ModelError
 from vzvideo.models import weights
 from vzvideo.models.catalog import CATALOG
 from vzvideo.models.encoder import Encoder
+from vzvideo.models.families import family_of
 from vzvideo.models.language import LanguageModel
-from vzvideo.models.preprocess import Preprocess
 from vzvideo.models.quiet import quiet
 
 GPU_BYTES = 15 << 30  # a card sold as 16 GB reports a little less
 _SMALL_BYTES = 4 << 30
 # What quantising leaves alone, as patterns that are matched from a module's full name's beginning:
 # the tower is small, and what it keeps decides everything after it.
-UNQUANTIZED = (r".*video_tower", r".*image_tower", r".*multi_modal_projector", "lm_head")
+UNQUANTIZED = (
+    *(r".*video_tower", r".*image_tower", r".*vision_tower", r".*vision_model", r".*visual"),
+    *(r".*multi_modal_projector", r".*connector", "lm_head"),
+)
 
 
 def choose_auto(device: str = "auto") -> tuple[str, str]:
@@ -53,8 +57,9 @@ def load(
     dtype: str = "auto",
     quantize: str | None = None,
     part: Part = "both",
+    timestamps: bool = False,
 ) -> tuple[Encoder, LanguageModel]:
-    """Loads a Video-LLaVA checkpoint folder, old key names included.
+    """Loads a checkpoint folder of any family known here, old key names included.
 
     device "auto": CUDA, then Apple's MPS, then the CPU. dtype "auto": float16 on an accelerator; on
     the CPU float32, and bfloat16 for checkpoints above 4 GB. part: which half is to be used; the
@@ -63,16 +68,15 @@ def load(
     Raises ModelError where files are missing, damaged, or lack weights the model needs.
     """
     config = weights.checkpoint(folder)
+    _check_layers(folder, config)
     place = _device(device)
     options: dict[str, Any] = {"dtype": _dtype(dtype, place, folder)}
     if quantize:
         options["quantization_config"] = _quantization(quantize, place, options["dtype"])
         options["device_map"] = {"": place}
-    layer = _feature_layer(folder, config)
     try:
-        preprocess = Preprocess.from_folder(folder)
         with quiet():
-            loaded: Any = VideoLlavaForConditionalGeneration.from_pretrained(
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 folder,
                 local_files_only=True,
                 use_safetensors=True,  # nothing is ever unpickled
@@ -81,6 +85,9 @@ def load(
             )
             model, report = loaded
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        family = family_of(model)
+        preprocess = family.preprocess(folder)
+        template = _template(folder)
     except Exception as error:
         raise _unloadable(folder, error) from error
     # Where weights are missing, transformers fills in random ones and says so in passing.
@@ -91,37 +98,56 @@ def load(
             f"{folder}: {len(wrong)} weights are missing or of another shape, {wrong[0]} among "
             "them; the checkpoint is incomplete"
         )
-    del model.model.image_tower  # a second vision tower, for photographs; video has its own
-    encoder = Encoder(model.model.video_tower, preprocess, layer)
-    if part != "both":
-        del model.model.video_tower
+    if hasattr(model.model, "image_tower"):
+        del model.model.image_tower  # a second vision tower, for photographs; video has its own
+    encoder = Encoder(family, preprocess)
+    # What stands between tower and text may be needed by both.
+    aside = {
+        "both": (),
+        "tower": (model.get_decoder(), model.get_output_embeddings()),
+        "language": (encoder.tower,),
+    }[part]
     if not quantize:
-        encoder.tower.to("meta" if part == "language" else place)
-        model.to("meta" if part == "tower" else place)
-    return encoder, LanguageModel(model, tokenizer)
+        for module in (*model.model.children(), model.get_output_embeddings()):
+            module.to("meta" if any(module is each for each in aside) else place)
+        model.model._apply(lambda weight: weight.to(place), recurse=False)
+    if part == "language":  # or the model would be taken to be where its tower is
+        name = next(n for n, child in model.model.named_children() if child is encoder.tower)
+        delattr(model.model, name)
+    return encoder, LanguageModel(model, tokenizer, template=template, timestamps=timestamps)
 
 
 def outline(folder: Path) -> tuple[Encoder, LanguageModel]:
     """As `load`, without any weights: for planning, where nothing is computed."""
-    config = weights.checkpoint(folder)
-    layer = _feature_layer(folder, config)
+    _check_layers(folder, weights.checkpoint(folder))
     try:
         with quiet(), torch.device("meta"):
-            model: Any = VideoLlavaForConditionalGeneration(AutoConfig.from_pretrained(folder))
+            config = AutoConfig.from_pretrained(folder)
+            model: Any = AutoModelForImageTextToText.from_config(config)
         if (folder / "generation_config.json").exists():
             model.generation_config = GenerationConfig.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        preprocess = Preprocess.from_folder(folder)
+        family = family_of(model)
+        preprocess = family.preprocess(folder)
+        template = _template(folder)
     except Exception as error:
         raise _unloadable(folder, error) from error
-    return Encoder(model.model.video_tower, preprocess, layer), LanguageModel(model, tokenizer)
+    return Encoder(family, preprocess), LanguageModel(model, tokenizer, template=template)
 
 
-def _feature_layer(folder: Path, config: dict[str, Any]) -> int:
+def _template(folder: Path) -> str | None:
+    """The chat template of a checkpoint's processor, which its tokenizer does not know of."""
+    path = folder / "chat_template.json"
+    if not path.is_file():
+        return None
+    template: str | None = json.loads(path.read_text()).get("chat_template")
+    return template
+
+
+def _check_layers(folder: Path, config: dict[str, Any]) -> None:
     layer = config.get("vision_feature_layer", -2)
     if not isinstance(layer, int):
         raise ModelError(f"{folder}: several vision feature layers ({layer}) are not supported")
-    return layer
 
 
 def _unloadable(folder: Path, error: Exception) -> ModelError:

@@ -19,12 +19,18 @@ class Prefix:
 
     ids: (1, S) on the model's device. cache: keys and values of the first tokens of `ids`.
     asked: questions it holds already. busy: an answer is being generated from it.
+    visual: (S,) bool, where the video's tokens are, of the first tokens of `ids`.
+    positions: (4, 1, S) of the video's tokens, where they do not count from 0; ahead: by how much
+        what follows is ahead of its place then, (1, 1).
     """
 
     ids: Tensor
     cache: DynamicCache
     asked: int = 0
     busy: bool = False
+    visual: Tensor | None = None
+    positions: Tensor | None = None
+    ahead: Tensor | None = None
 
     @property
     def length(self) -> int:

@@ -19,7 +19,10 @@ from typing import Any
 
 from vzvideo.errors import ModelError
 from vzvideo.models.catalog import MINI_RECIPE, ModelCard, Wheel
+from vzvideo.models.families import FAMILIES
 
+# Names of the weights that a family's tokens are made with, in published checkpoints of any age.
+_SEEING = ("vision_", "visual.", "video_tower", "projector", "connector", "image_newline")
 Progress = Callable[[str, int, int], None]  # stage, done, total (bytes or steps)
 
 
@@ -60,7 +63,7 @@ def pull(card: ModelCard, *, source: Path | None = None, progress: Progress | No
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:
-    """The parsed `config.json` of a Video-LLaVA checkpoint folder, or ModelError."""
+    """The parsed `config.json` of a checkpoint folder of a family known here, or ModelError."""
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     except FileNotFoundError:
@@ -68,20 +71,32 @@ def checkpoint(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}/config.json cannot be read: {error}") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "video_llava":
+    if kind not in FAMILIES:
+        own_code = isinstance(config, dict) and "auto_map" in config
+        reason = (
+            "brings code of its own, which is never run here; choose the repository of the same "
+            "model that transformers itself supports, often called ...-hf"
+            if own_code
+            else f"choose one of those that vzvideo runs: {', '.join(FAMILIES)}"
+        )
+        raise ModelError(f"{folder}: a checkpoint of type {kind!r}; {reason}", code="family")
+    if missing := _missing(folder):
         raise ModelError(
-            f"{folder}: a checkpoint of type {kind!r}; vzvideo runs those of type 'video_llava'"
+            f"{folder}: {len(missing)} of its files are missing, {missing[0]} among them; pull it "
+            "again, or copy the whole folder",
+            code="incomplete",
         )
     return config
 
 
-def fingerprint(folder: Path, part: str = "video_tower.") -> str:
+def fingerprint(folder: Path, part: str | None = None) -> str:
     """A short name for a checkpoint's vision tower: tokens of one tower fit no other.
 
     Hashes the tower's configuration, its preprocessing, and the first row of each of its weights as
     it lies on the disk, so that the precision a model is loaded in makes no difference.
 
-    part: what the names of the weights that count contain; "" for the whole model.
+    part: what the names of the weights that count contain; None for those that tokens are made
+        with, "" for the whole model.
     """
     from safetensors import safe_open
 
@@ -94,11 +109,15 @@ def fingerprint(folder: Path, part: str = "video_tower.") -> str:
     layer = config.get("vision_feature_layer", -2)
     about = [vision, layer, Preprocess.from_folder(folder).to_config()]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    if part is None:
+        parts = ("video_tower.",) if config["model_type"] == "video_llava" else _SEEING
+    else:
+        parts = (part,)
     rows = {}
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-                if part in name:
+                if any(each in name for each in parts):
                     rows[name] = file.get_slice(name)[:1].float().numpy()
     for name, row in sorted(rows.items()):
         digest.update(name.encode())
@@ -108,11 +127,19 @@ def fingerprint(folder: Path, part: str = "video_tower.") -> str:
 
 def _complete(folder: Path) -> bool:
     """Whether a checkpoint's weights are all there: a download may have been interrupted."""
+    single = folder / "model.safetensors"
     index = folder / "model.safetensors.index.json"
-    files = {"model.safetensors"}
-    if index.is_file():
-        files = set(json.loads(index.read_text())["weight_map"].values())
-    return all((folder / name).is_file() for name in ("config.json", *files))
+    weights = index.is_file() or single.is_file()
+    return weights and (folder / "config.json").is_file() and not _missing(folder)
+
+
+def _missing(folder: Path) -> list[str]:
+    """Shards that a checkpoint's index names and that are not there."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    files = set(json.loads(index.read_text())["weight_map"].values())
+    return sorted(name for name in files if not (folder / name).is_file())
 
 
 # -- mini

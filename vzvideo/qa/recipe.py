@@ -61,7 +61,10 @@ class Recipes:
             "decoder": settings.hwaccel or settings.decoder,
         }
         size = 2 * self.encoder.preprocess.size  # twice what the tower sees; its own resize follows
-        return Recipe(settings, compression, frames, size, about)
+        # What a model looks at together is encoded together.
+        at_once = self.encoder.family.frames_per_group
+        batch = settings.batch + -settings.batch % at_once
+        return Recipe(settings.replace(batch=batch), compression, frames, size, about)
 
     def budget(self, settings: config.Settings, question: str) -> visionzip.Budget:
         """See `VideoQA.plan`."""
@@ -78,14 +81,19 @@ class Recipes:
             text=self.language.prompts.length(question),
             answer=min(settings.max_new_tokens, max(SHORTEST_ANSWER, self.language.window // 4)),
             frames=settings.frames,
-            tokens_per_frame=compression.tokens_per_frame(self.encoder.tokens),
+            tokens_per_frame=compression.tokens_per_frame(self.encoder.tokens)
+            + self.language.frame_text,
+            frames_at_once=self.encoder.family.frames_per_group,
             # With a rate the video decides, up to what fits.
             most_frames=None if settings.sampling == "fps" else self.card.frames,
         )
 
     def _compression(self, settings: config.Settings) -> ZipSettings:
-        if not settings.compress:
+        if not settings.compress or settings.keep == 1:
             return NO_COMPRESSION
+        merge = settings.merge or self.encoder.family.merge
+        if settings.keep is not None:
+            return ZipSettings.share(settings.keep, merge)
         if settings.dominant is not None and settings.contextual is not None:
             dominant, contextual = settings.dominant, settings.contextual
         else:
@@ -95,4 +103,4 @@ class Recipes:
                     f"has {self.encoder.tokens}; compress=False (--no-compress) keeps them all"
                 )
             dominant, contextual = visionzip.split_tokens(settings.tokens_per_frame)
-        return ZipSettings(dominant, contextual, settings.merge)
+        return ZipSettings(dominant, contextual, merge)

@@ -74,6 +74,7 @@ def load(
             dtype=settings.dtype,
             quantize=settings.quantize,
             part=part,
+            timestamps=settings.timestamps,
         )
     return VideoQA(card, encoder, language, weights.fingerprint(folder), settings)
 

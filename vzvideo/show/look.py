@@ -105,7 +105,7 @@ def look(
         raise SettingsError("--no-compress: show is about what compression keeps; leave it out")
     splits = {tokens: visionzip.split_tokens(tokens) for tokens in BUDGETS}
     chosen = recipe.compression.tokens_per_frame(encoder.tokens)
-    splits[chosen] = recipe.compression.dominant, recipe.compression.contextual
+    splits[chosen] = recipe.compression.counts(encoder.tokens, encoder.has_cls)
     splits = {tokens: splits[tokens] for tokens in sorted(splits) if tokens <= encoder.tokens}
     pictures, pts_s, scored, layers, parts = [], [], [], [], []
     asked = lost = 0

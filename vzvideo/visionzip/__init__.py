@@ -6,10 +6,12 @@ arXiv 2412.04467. Nothing in this folder knows a model, a file or a frame.
 
 from vzvideo.visionzip.budget import Budget, plan, split_tokens
 from vzvideo.visionzip.scores import attention_received, cls_attention, mean_keys
-from vzvideo.visionzip.zip import Zipped, compress
+from vzvideo.visionzip.zip import NO_COMPRESSION, Zipped, ZipSettings, compress
 
 __all__ = [
+    "NO_COMPRESSION",
     "Budget",
+    "ZipSettings",
     "Zipped",
     "attention_received",
     "cls_attention",

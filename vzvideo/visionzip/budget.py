@@ -22,25 +22,28 @@ def split_tokens(tokens_per_frame: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Budget:
-    """How one question's window is shared out; all figures are tokens but `frames`."""
+    """How one question's window is shared out; all figures are tokens but `frames`, and
+    `frames_at_once`, as many as become one frame's tokens."""
 
     window: int
     frames: int
     tokens_per_frame: int
     text: int
     answer: int
+    frames_at_once: int = 1
 
     @property
     def video(self) -> int:
-        return self.frames * self.tokens_per_frame
+        return -(-self.frames // self.frames_at_once) * self.tokens_per_frame
 
     @property
     def free(self) -> int:
         return self.window - self.video - self.text - self.answer
 
     def __str__(self) -> str:
+        at_once = "" if self.frames_at_once == 1 else f", {self.frames_at_once} at once,"
         return (
-            f"window {self.window} = {self.frames} frames x {self.tokens_per_frame} "
+            f"window {self.window} = {self.frames} frames{at_once} x {self.tokens_per_frame} "
             f"({self.video}) + text {self.text} + answer {self.answer} + free {self.free}"
         )
 
@@ -53,6 +56,7 @@ def plan(
     frames: int | None,
     tokens_per_frame: int,
     most_frames: int | None = None,
+    frames_at_once: int = 1,
 ) -> Budget:
     """Fits a video into a window, or raises BudgetError naming what would fit.
 
@@ -61,7 +65,8 @@ def plan(
         text: tokens of the prompt around the video and of the question.
         answer: tokens kept free for the answer.
         frames: frames wanted, or None for as many as fit, `most_frames` at most.
-        tokens_per_frame: tokens each frame will take.
+        tokens_per_frame: tokens each frame will take, text that comes with it counted.
+        frames_at_once: frames that a model looks at together, and that take these tokens together.
     """
     for name, count in (
         ("frames", frames),
@@ -71,9 +76,9 @@ def plan(
         if count is not None and count < 1:
             raise BudgetError(f"{name}: {count} given, at least 1 is needed")
     room = window - text - answer
-    fit = max(0, room) // tokens_per_frame
+    fit = max(0, room) // tokens_per_frame * frames_at_once
     wanted = min(fit, most_frames or fit) if frames is None else frames
-    budget = Budget(window, wanted, tokens_per_frame, text, answer)
+    budget = Budget(window, wanted, tokens_per_frame, text, answer, frames_at_once)
     if wanted < 1 or wanted > fit:
         raise BudgetError(_what_would_fit(budget, fit, room))
     return budget

@@ -6,11 +6,52 @@ D channels of features, K of keys; R = N - dominant tokens are left to merge.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ZipSettings:
+    """How a group of tokens (a frame, a tile) is compressed.
+
+    dominant: tokens kept, a CLS counted; a float is a share of the group. None keeps all (no
+        compression).
+    contextual: tokens the rest is merged into, or a share.
+    merge: see `compress`.
+    """
+
+    dominant: float | None = 14
+    contextual: float = 3
+    merge: Literal["reference", "mean"] = "reference"
+
+    @classmethod
+    def share(cls, keep: float, merge: Literal["reference", "mean"] = "reference") -> ZipSettings:
+        """Keeps a share of the tokens, above 0 and below 1, split as the paper does: 54 + 10."""
+        return cls(keep * 54 / 64, keep * 10 / 64, merge)
+
+    def counts(self, tokens: int, has_cls: bool = False) -> tuple[int, int]:
+        """Of a group of `tokens`, how many are kept and how many the rest is merged into."""
+        if self.dominant is None:
+            return tokens, 0
+        dominant = _count(self.dominant, tokens)
+        if isinstance(self.dominant, float):  # a share of few tokens may be none
+            dominant = max(dominant, 1 if has_cls or self.contextual == 0 else 0)
+        return dominant, min(_count(self.contextual, tokens), tokens - dominant)
+
+    def tokens_per_frame(self, tokens: int) -> int:
+        """Of a frame's `tokens`, how many come out."""
+        return sum(self.counts(tokens))
+
+
+NO_COMPRESSION = ZipSettings(dominant=None, contextual=0)
+
+
+def _count(wanted: float, tokens: int) -> int:
+    return wanted if isinstance(wanted, int) else round(wanted * tokens)
 
 
 class Zipped(NamedTuple):

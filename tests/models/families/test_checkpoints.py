@@ -1,0 +1,248 @@
+"""Checkpoints of every family through our loader, asked from a real video file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import vzvideo
+from tests.models.families import tiny
+from tests.tolerances import LOGITS_F32
+from tests.waiting import until
+from vzvideo.models.encoder import NO_COMPRESSION, ZipSettings
+from vzvideo.models.families import family_of
+from vzvideo.qa.video_qa import VideoQA
+from vzvideo.types import FrameBatch, Role, VisualTokens
+from vzvideo.video.frames import frames_of
+
+NAMES = [name for name in tiny.MODELS if name != "internvl_norm"]
+every_family = pytest.mark.parametrize("name", NAMES)
+QUESTION = "What is the man doing?"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("families")
+    return {name: tiny.write(name, root / name) for name in NAMES}
+
+
+@pytest.fixture
+def qa(name: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: Any) -> VideoQA:
+    monkeypatch.setenv("VZVIDEO_CACHE", str(tmp_path / "cache"))
+    return vzvideo.load(str(folders[name]), device="cpu", tokens_per_frame=6, max_new_tokens=6)
+
+
+def frames(clip: Path, qa: VideoQA, count: int) -> FrameBatch:
+    recipe = qa.recipe(frames=count)
+    with frames_of(str(clip), recipe.settings, recipe.frames, recipe.size) as found:
+        batches = list(found.batches)
+    return FrameBatch(
+        np.concatenate([batch.pixels for batch in batches]),
+        np.concatenate([batch.pts_s for batch in batches]),
+    )
+
+
+def own_arguments(qa: VideoQA, name: str, inputs: Tensor, ids: Tensor) -> dict[str, Any]:
+    """How transformers' own forward is given preprocessed frames (T, 3, H, W)."""
+    if name.startswith("qwen"):
+        pixels, grid = qa.encoder.family.patches(inputs)  # type: ignore[attr-defined]
+        given = {"pixel_values_videos": pixels, "video_grid_thw": grid}
+        given["mm_token_type_ids"] = 2 * (ids == tiny.ID["<|video_pad|>"]).int()
+        if name == "qwen2_5_vl":
+            given["second_per_grid_ts"] = torch.tensor([0.8])  # between pairs, of 4 frames of 1.6 s
+        return given
+    if name in ("smolvlm", "idefics3"):
+        return {"pixel_values": inputs[None]}
+    if name in ("llava", "internvl"):
+        return {"pixel_values": inputs}
+    return {"pixel_values_videos": inputs[None]}
+
+
+@every_family
+@torch.inference_mode()
+def test_uncompressed_logits_are_the_models_own_from_pixels(
+    name: str, qa: VideoQA, clip: Path
+) -> None:
+    shown = frames(clip, qa, 4)
+    tokens = qa.encoder.encode(shown, NO_COMPRESSION)
+    prefix = qa.language.prefill(tokens)
+    ids = qa.language.prompt_ids(prefix, QUESTION)
+    inputs = qa.encoder.preprocess(torch.from_numpy(shown.pixels))
+    model = tiny.model(name)
+    if name == "llava_next":  # whose own forward takes no picture without tiles
+        tower = model.model.vision_tower(inputs, output_hidden_states=True).hidden_states[-2]
+        packed, _ = model.model.pack_image_features(
+            list(model.model.multi_modal_projector(tower[:, 1:]).unsqueeze(1)),
+            torch.tensor([[84, 84]] * 4), "default", model.model.image_newline,
+        )  # fmt: skip
+        embeds = model.get_input_embeddings()(ids)
+        visual = (ids == tiny.ID["<image>"])[..., None]
+        given: dict[str, Any] = {"inputs_embeds": embeds.masked_scatter(visual, torch.cat(packed))}
+    else:
+        given = {"input_ids": ids, **own_arguments(qa, name, inputs, ids)}
+    expected = model(**given).logits[0, -1]
+    found = qa.language.logits(prefix, QUESTION)
+    torch.testing.assert_close(found, expected, atol=LOGITS_F32, rtol=0)
+    assert expected.std() > 0.1
+    # In one forward, as transformers does it, to the last bit.
+    whole = family_of(model)
+    handed = whole.finish(tokens.features, qa.language._runs(tokens)[0])
+    positions = {} if prefix.positions is None else {
+        "position_ids": torch.cat([prefix.positions, qa.language.family.following(
+            prefix.length, ids[:, prefix.length :], prefix.ahead)["position_ids"]], -1)
+    }  # fmt: skip
+    logits = model(
+        input_ids=ids, mm_encoder_outputs={whole.shows: whole.hand_over(whole.shows, [handed])},
+        **positions,
+    ).logits[0, -1]  # fmt: skip
+    assert torch.equal(logits, expected)
+
+
+@every_family
+@torch.inference_mode()
+def test_compressed_logits_are_those_of_one_forward_over_what_is_kept(
+    name: str, qa: VideoQA, clip: Path
+) -> None:
+    """As `hf` would shorten the whole prompt."""
+    shown = frames(clip, qa, 4)
+    settings = ZipSettings(4, 2, qa.encoder.family.merge)
+    tokens = qa.encoder.encode(shown, settings)
+    whole = qa.encoder.encode(shown, NO_COMPRESSION)
+    each = len(tokens) // tokens.frames
+    assert each == 6
+    assert tokens.frames == (2 if name.startswith("qwen") else 4)
+    prefix = qa.language.prefill(tokens)
+    found = qa.language.logits(prefix, QUESTION)
+    family, model = family_of(tiny.model(name)), tiny.model(name)
+    ids = qa.language.prompt_ids(qa.language.prefill(whole), QUESTION)
+    inputs = qa.encoder.preprocess(torch.from_numpy(shown.pixels))
+    if name == "llava_next":
+        return  # its pictures have tiles there
+    given = {"input_ids": ids, **own_arguments(qa, name, inputs, ids)}
+    own = {n: given[n] for n in family.arguments[family.shows] if n in given}
+    short = family.tell(given, {family.shows: family.see(family.shows, own, settings)})
+    expected = model(**short).logits[0, -1]
+    torch.testing.assert_close(found, expected, atol=LOGITS_F32, rtol=0)
+    assert torch.equal(short["input_ids"], qa.language.prompt_ids(prefix, QUESTION))
+
+
+@every_family
+def test_the_whole_house(name: str, qa: VideoQA, clip: Path, tmp_path: Path) -> None:
+    answer = qa.ask(clip, QUESTION, frames=4)
+    assert answer.text
+    assert answer.tokens == 6 * (2 if name.startswith("qwen") else 4)
+    assert answer.tokens < answer.tokens_before
+    # A token file takes the video's place.
+    tokens = qa.encode(clip, frames=4)
+    tokens.save(tmp_path / "clip.safetensors")
+    assert qa.ask(tmp_path / "clip.safetensors", QUESTION).text == answer.text
+    assert qa.ask(clip, QUESTION, frames=4).cached
+    # Many questions in one batch, one by one, and with beams.
+    questions = [QUESTION, "Who?", "Describe the video."]
+    together = qa.ask_many(tokens, questions)
+    assert [each.text for each in together] == [qa.ask(tokens, q).text for q in questions]
+    beams = qa.ask_many(tokens, questions, num_beams=3)
+    assert [b.text for b in beams] == [qa.ask(tokens, q, num_beams=3).text for q in questions]
+    # What an answer was drawn from.
+    evidence = qa.evidence(tokens, answer)
+    assert evidence.tokens.shape == (len(tokens),)
+    assert evidence.tokens.sum() == pytest.approx(1)
+    # Pieces as they come.
+    assert "".join(qa.stream_answer(tokens, QUESTION)).strip() == answer.text
+
+
+@every_family
+@torch.inference_mode()
+def test_a_conversation_equals_a_cold_run(name: str, qa: VideoQA, clip: Path) -> None:
+    language, tokens = qa.language, qa.encode(clip, frames=4)
+    prefix = language.prefill(tokens)
+    for question in ("Who is there?", "Describe the video."):
+        language.answer(prefix, question, remember=True, max_new_tokens=5)
+    warm = language.logits(prefix, QUESTION)
+    # Everything at once, nothing kept.
+    ids = language.prompt_ids(prefix, QUESTION)
+    fresh = language.prefill(tokens)
+    whole = fresh.length
+    extra: dict[str, Any] = {}
+    if fresh.positions is not None:
+        rest = language.family.following(whole, ids[:, whole:], fresh.ahead)["position_ids"]
+        extra["position_ids"] = torch.cat([fresh.positions, rest], -1)
+    family = language.family
+    handed = family.finish(tokens.features, language._runs(tokens)[0])
+    cold = language.model(
+        input_ids=ids, mm_encoder_outputs={family.shows: family.hand_over(family.shows, [handed])},
+        **extra,
+    ).logits[0, -1]  # fmt: skip
+    torch.testing.assert_close(warm, cold, atol=LOGITS_F32, rtol=0)
+
+
+@every_family
+def test_likelihoods_are_those_of_the_answers_said(name: str, qa: VideoQA, clip: Path) -> None:
+    language, tokens = qa.language, qa.encode(clip, frames=2)
+    prefix = language.prefill(tokens)
+    several = language.log_likelihoods(prefix, QUESTION, ["A man.", "A man rides a bike."])
+    alone = [language.log_likelihoods(prefix, QUESTION, [said])[0] for said in
+             ("A man.", "A man rides a bike.")]  # fmt: skip
+    assert several == pytest.approx(alone, abs=LOGITS_F32)
+    first = language.logits(prefix, QUESTION).log_softmax(-1)
+    said = language.tokenizer("A", add_special_tokens=False).input_ids
+    assert len(said) == 1
+    end = language.log_likelihoods(prefix, QUESTION, ["A"])[0]
+    assert end < float(first[said[0]]) / 2 + 1e-3
+
+
+@every_family
+def test_two_videos_in_turn_do_not_disturb_each_other(name: str, qa: VideoQA, clip: Path) -> None:
+    """What a model notes of one prompt must not be used for another."""
+    one, other = qa.encode(clip, frames=2), qa.encode(clip, frames=4)
+    prefixes = [qa.language.prefill(tokens) for tokens in (one, other)]
+    before = [qa.language.logits(prefix, QUESTION) for prefix in prefixes]
+    again = [qa.language.logits(prefix, QUESTION) for prefix in reversed(prefixes)]
+    for found, expected in zip(reversed(again), before, strict=True):
+        assert torch.equal(found, expected)
+
+
+@every_family
+def test_a_stream_is_watched_and_asked(name: str, qa: VideoQA) -> None:
+    random = np.random.default_rng(0)
+    with qa.stream(budget=40, tolerance=0) as stream:
+        for second in range(20):
+            stream.push(random.integers(0, 256, (120, 160, 3), np.uint8), float(second))
+        until(lambda: stream.stats.encoded == 20)
+        answer = stream.ask(QUESTION)
+    assert answer.text
+    assert 0 < answer.tokens <= 40
+
+
+@every_family
+def test_tokens_of_the_whole_and_of_a_share(name: str, qa: VideoQA, clip: Path) -> None:
+    whole = qa.encode(clip, frames=2, keep=1.0)
+    assert len(whole) == whole.tokens_before
+    share = qa.encode(clip, frames=2, keep=0.5)
+    assert 0.3 < len(share) / len(whole) < 0.7
+    roles = {Role(role) for role in np.unique(share.role)}
+    assert {Role.DOMINANT, Role.CONTEXTUAL} <= roles
+
+
+@every_family
+def test_tokens_of_another_family_are_refused(
+    name: str, qa: VideoQA, folders: dict[str, Path], clip: Path
+) -> None:
+    other = "llava_onevision" if name != "llava_onevision" else "llava"
+    theirs = vzvideo.load(str(folders[other]), device="cpu", cache=False, tokens_per_frame=6)
+    tokens: VisualTokens = theirs.encode(clip, frames=2)
+    with pytest.raises(vzvideo.VzVideoError, match="encode the video again"):
+        qa.ask(tokens, QUESTION)
