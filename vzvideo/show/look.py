@@ -21,9 +21,8 @@ from vzvideo.models.encoder import Scored, join
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.qa.encoding import Progress
 from vzvideo.qa.evidence import needs_tenths
-from vzvideo.qa.store import is_token_file
 from vzvideo.qa.video_qa import VideoQA
-from vzvideo.types import VisualTokens
+from vzvideo.types import VisualTokens, is_token_file
 from vzvideo.video.base import check_file, no_frames
 from vzvideo.video.frames import frames_of
 from vzvideo.words import format_time
