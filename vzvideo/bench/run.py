@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
-from vzvideo.bench.measure import Numbers, let_go, show, surroundings, why
+from vzvideo.bench.measure import Numbers, environment, error_line, free_memory, show
 from vzvideo.bench.models import SEED, Setup
 from vzvideo.errors import SettingsError
 
@@ -59,7 +59,7 @@ def run(parts: Sequence[str], setup: Setup, out: Path, command: Sequence[str]) -
     something else. A part that fails holds {"error": one line}, and the others go on.
     """
     parts = choose(parts, setup.geometry, setup.quick)
-    about = surroundings()
+    about = environment()
     fixed = {"seed": SEED, "hardware": about["hardware"], "versions": about["versions"]}
     results = _earlier(out, fixed) | fixed
     _write(results, out)  # now, and not after an hour, it shows whether that is possible
@@ -68,16 +68,16 @@ def run(parts: Sequence[str], setup: Setup, out: Path, command: Sequence[str]) -
         mock.patch.dict(os.environ, VZVIDEO_CACHE=cache),
     ):
         for part in parts:
-            moment = {key: surroundings()[key] for key in ("commit", "date", "load_average")}
+            moment = {key: environment()[key] for key in ("commit", "date", "load_average")}
             results[part] = {"command": list(command), **moment, **_facts(setup)}
             try:
                 module, function = PARTS[part].split(".")
                 found = importlib.import_module(f"vzvideo.bench.{module}")
                 numbers: Numbers = getattr(found, function)(setup)
             except Exception as error:
-                numbers = {"error": why(error)}
+                numbers = {"error": error_line(error)}
             results[part] |= numbers
-            let_go()  # or the next part's processes would find the device full
+            free_memory()  # or the next part's processes would find the device full
             show(part, numbers)
             # After each part: a long run that breaks off leaves what it has.
             _write(results, out)
