@@ -40,4 +40,6 @@ def cache(
         echo_json({"folder": str(kept.folder), "files": len(files), "bytes": size_bytes})
     else:
         done = "cleared of " if action == "clear" else ""
-        typer.echo(f"{kept.folder}: {done}{pluralize(len(files), 'video')}, {size_bytes / 1e6:.1f} MB")
+        typer.echo(
+            f"{kept.folder}: {done}{pluralize(len(files), 'video')}, {size_bytes / 1e6:.1f} MB"
+        )

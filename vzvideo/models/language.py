@@ -69,11 +69,16 @@ class LanguageModel:
     def _prompts(self, template: str | None) -> Prompts:
         """The checkpoint's own form where it can show a video, else the family's published one."""
         family, tokenizer = self.family, self.tokenizer
-        own = (template or tokenizer.chat_template,) if not family.template_first else ()
+        own = None if family.template_first else template or tokenizer.chat_template
         word = tokenizer.convert_ids_to_tokens(self.video_token)
-        for form in (*own, family.template(word)):
+        for form in filter(None, (own, family.template(word))):
             prompts = Prompts(
-                tokenizer, self.video_token, template=form, kind=family.kind, mark=family.mark
+                tokenizer,
+                self.video_token,
+                template=form,
+                kind=family.kind,
+                mark=family.mark,
+                visual=family.layout(word, [0.0]),
             )
             with suppress(ModelError, TemplateError):
                 prompts.opening("?")
