@@ -138,6 +138,18 @@ class LanguageModel:
         )
         return prefix
 
+    def handed(self, tokens: VisualTokens, prefix: Prefix, ids: Tensor) -> dict[str, Any]:
+        """What one forward of the model is told of a video, beside the ids (1, S) that begin with
+        those of `prefix`."""
+        family = self.family
+        features = tokens.features.to(self.device, self.model.dtype)
+        shown = family.hand_over(family.shows, [family.finish(features, self._runs(tokens)[0])])
+        told: dict[str, Any] = {"mm_encoder_outputs": {family.shows: shown}}
+        if prefix.positions is not None:
+            rest = family.following(prefix.length, ids[:, prefix.length :], prefix.ahead)
+            told["position_ids"] = torch.cat([prefix.positions, rest["position_ids"]], dim=-1)
+        return told
+
     def _known(
         self, prefix: Prefix, tokens: VisualTokens, known: tuple[VisualTokens, Prefix] | None
     ) -> tuple[int, int]:
