@@ -6,7 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from transformers import CLIPImageProcessorPil, LlavaProcessor
+
+from tests.models.families import tiny
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 ARGUMENTS = {
@@ -15,6 +20,8 @@ ARGUMENTS = {
     "keep_tokens.py": ["{clip}", "{out}", "{model}"],
     "watch_it_live.py": ["{clip}", "{model}"],
     "method_alone.py": [],
+    "hf_pictures.py": ["{picture}", "Who is there?", "{llava}"],
+    "hf_video.py": ["{clip}", "Who is there?", "{onevision}"],
     "fetch_clips.py": None,  # run by `make test` itself, before the tests
 }
 SAYS = {
@@ -22,6 +29,8 @@ SAYS = {
     "keep_tokens.py": "Where is this?",
     "watch_it_live.py": "In all:",
     "method_alone.py": "to (2, 64, 64)",
+    "hf_pictures.py": "Answer:",
+    "hf_video.py": "Answer:",
 }
 
 
@@ -29,9 +38,27 @@ def test_none_is_forgotten() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(ARGUMENTS)
 
 
+@pytest.fixture(scope="module")
+def places(
+    tmp_path_factory: pytest.TempPathFactory, clip: Path, checkpoint: Path
+) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("examples")
+    picture = root / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)).save(picture)
+    llava, onevision = (tiny.write(name, root / name) for name in ("llava", "llava_onevision"))
+    size = {"size": {"shortest_edge": 84}, "crop_size": {"height": 84, "width": 84}}
+    LlavaProcessor(
+        CLIPImageProcessorPil(**size), tiny.tokenizer(), patch_size=14, image_token="<image>",
+        vision_feature_select_strategy="default", num_additional_image_tokens=1,
+    ).save_pretrained(llava)  # fmt: skip
+    return {
+        "clip": clip, "model": checkpoint, "out": root / "kept.vz.safetensors", "picture": picture,
+        "llava": llava, "onevision": onevision,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", [name for name, given in ARGUMENTS.items() if given is not None])
-def test_example_runs(name: str, clip: Path, checkpoint: Path, tmp_path: Path) -> None:
-    places = {"clip": clip, "model": checkpoint, "out": tmp_path / "kept.vz.safetensors"}
+def test_example_runs(name: str, places: dict[str, Path]) -> None:
     arguments = [text.format(**places) for text in ARGUMENTS[name] or []]
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *arguments], capture_output=True, text=True, check=False

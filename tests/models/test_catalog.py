@@ -10,6 +10,7 @@ import pytest
 
 from vzvideo.errors import ModelError
 from vzvideo.models import catalog
+from vzvideo.models.families import FAMILIES
 
 
 def test_every_model_is_found_by_its_name() -> None:
@@ -18,6 +19,31 @@ def test_every_model_is_found_by_its_name() -> None:
         assert catalog.find(name) is card
         assert card.name == name
         assert bool(card.hub_id) != bool(card.wheels)  # one way to get it, and no more
+
+
+def test_the_page_lists_them_all() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text()
+    rows = {line.split("|")[1].strip(" `"): line for line in page.splitlines() if "| `" in line}
+    for name, card in catalog.CATALOG.items():
+        assert card.hub_id in rows[name]
+    for model_type in FAMILIES:
+        assert f"`{model_type}`" in page
+
+
+@pytest.mark.parametrize(
+    ("device", "memory_gib", "name"),
+    [
+        ("cuda", 80, "qwen3-vl-8b"),
+        ("cuda", 15, "qwen3-vl-2b"),
+        ("cuda", 4, "smolvlm2-500m"),
+        ("mps", 16, "qwen3-vl-2b"),
+        ("mps", 8, "smolvlm2-500m"),
+        ("cpu", 32, "smolvlm2-500m"),
+        ("cpu", 4, "smolvlm2-256m"),
+    ],
+)
+def test_every_machine_has_a_recommendation(device: str, memory_gib: float, name: str) -> None:
+    assert catalog.recommended(device, memory_gib).name == name
 
 
 def test_hub_ids_and_folders_are_models_too(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import published_name, small_model, write_checkpoint
 from vzvideo.errors import ModelError
-from vzvideo.models import loader
+from vzvideo.models import loader, weights
 
 
 def refused(folder: Path, **options: Any) -> ModelError:
@@ -179,9 +179,44 @@ def test_quantisation_without_a_gpu_is_told_what_it_needs(checkpoint: Path) -> N
     assert error.code == "quantize"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
-def test_without_a_gpu_mini_is_chosen() -> None:
-    assert loader.choose_auto() == ("mini", "no CUDA GPU here")
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Models that are here, by name, in place of what the machine has; and no hub."""
+    found: dict[str, Path] = {}
+    monkeypatch.setattr(weights, "locate", lambda card: found.get(card.name))
+    monkeypatch.setattr(weights, "hub_answers", lambda: False)
+    return found
+
+
+def on_disk(folder: Path, size: int) -> Path:
+    folder.mkdir(parents=True)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(size)
+    return folder
+
+
+def test_auto_takes_the_largest_that_is_here_and_fits(
+    here: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "_memory_bytes", lambda place: 10 << 30)
+    here["mini"] = on_disk(tmp_path / "mini", 300 << 20)
+    assert loader.choose_auto("cpu") == ("mini", "the model that is here")
+    here["smolvlm2-500m"] = on_disk(tmp_path / "smol", 2 << 30)
+    here["qwen3-vl-8b"] = on_disk(tmp_path / "qwen", 17 << 30)
+    name, reason = loader.choose_auto("cpu")
+    assert name == "smolvlm2-500m"
+    assert reason == "the largest of 3 models here that fits 10 GB of memory"
+
+
+def test_auto_recommends_where_nothing_is_here_and_the_hub_answers(
+    here: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert loader.choose_auto("cpu")[0] == "mini"
+    monkeypatch.setattr(weights, "hub_answers", lambda: True)
+    monkeypatch.setattr(loader, "_memory_bytes", lambda place: 16 << 30)
+    name, reason = loader.choose_auto("cpu")
+    assert name == "smolvlm2-500m"
+    assert "recommended for 16 GB of memory; licence: Apache-2.0" in reason
 
 
 def test_loading_says_nothing(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:

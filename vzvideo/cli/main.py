@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from vzvideo.cli import ask, bench, cache, chat, corpus, encode, eval, models, show, stream
+from vzvideo.cli import ask, bench, cache, chat, check, corpus, encode, eval, models, show, stream
 from vzvideo.cli.options import be_quiet, say
 from vzvideo.errors import VzVideoError
 
@@ -128,9 +128,10 @@ for command in (
     bench.bench,
     models.models,
     models.pull,
+    check.check_model,
     cache.cache,
 ):
-    app.command("eval" if command is eval.evaluate else None)(command)
+    app.command({"evaluate": "eval", "check_model": "check"}.get(command.__name__))(command)
 
 
 if __name__ == "__main__":

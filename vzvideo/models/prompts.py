@@ -65,6 +65,7 @@ class Prompts:
         template: str | None = None,
         kind: Literal["video", "image"] = "video",
         mark: str | None = None,
+        visual: str | None = None,
     ) -> None:
         """
         Args:
@@ -72,16 +73,18 @@ class Prompts:
             template: the chat template; None for the tokenizer's own, or Vicuna's form.
             kind: as what a template is given a video.
             mark: what the template writes for it; None for the text of `video_token`.
+            visual: the text that shows a video of one frame; None for the same.
         """
         self._tokenizer: Any = tokenizer
         self.token = str(tokenizer.convert_ids_to_tokens(video_token))
         self._template = template or tokenizer.chat_template or vicuna(self.token)
         self._video_token, self._kind, self._mark = video_token, kind, mark or self.token
+        self._visual = visual or self.token
 
     def opening(self, question: str, visual: str | None = None) -> tuple[list[int], list[int]]:
         """Token ids before and behind the video, in a prompt that asks `question` of it.
 
-        visual: the text that shows the video, with placeholders in it; None for one placeholder.
+        visual: the text that shows the video, with placeholders in it; None for one frame's.
         """
         ids = self._opening(question, visual)
         at = [place for place, token in enumerate(ids) if token == self._video_token]
@@ -99,7 +102,7 @@ class Prompts:
         text = self._text([message])
         if text.count(self._mark) != 1:
             raise ModelError("the model's chat template does not place the video exactly once")
-        return self._ids(text.replace(self._mark, visual or self.token))
+        return self._ids(text.replace(self._mark, visual or self._visual))
 
     def length(self, question: str, visual: str | None = None) -> int:
         """How many tokens of the window a prompt takes beside the video."""

@@ -276,9 +276,37 @@ def _pip_version() -> tuple[int, ...]:
 # -- the hub
 
 
+def _offline() -> bool:
+    said = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "VZVIDEO_OFFLINE"))
+    return any(value.upper() in ("1", "ON", "YES", "TRUE") for value in said)
+
+
+def hub_answers(timeout_s: float = 3.0) -> bool:
+    """Whether there is a hub to get models from, and nobody has said to stay offline."""
+    if _offline():
+        return False
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    try:
+        urlopen(Request(hub, method="HEAD"), timeout=timeout_s).close()
+    except HTTPError:
+        return True  # it answers
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _pull_hub(card: ModelCard) -> Path:
     from huggingface_hub import snapshot_download
 
+    if _offline():
+        raise ModelError(
+            f"{card.name} is not here, and VZVIDEO_OFFLINE or HF_HUB_OFFLINE says to stay offline: "
+            "unset it, or give a folder that holds the checkpoint",
+            code="download",
+        )
     if not card.hub_id:
         raise ModelError(f"{card.name}: a folder; there is nothing to pull", code="download")
     try:

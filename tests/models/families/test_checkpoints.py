@@ -14,6 +14,7 @@ import vzvideo
 from tests.models.families import tiny
 from tests.tolerances import LOGITS_F32
 from tests.waiting import until
+from vzvideo.models import check
 from vzvideo.models.encoder import NO_COMPRESSION, ZipSettings
 from vzvideo.models.families import family_of
 from vzvideo.qa.video_qa import VideoQA
@@ -98,16 +99,8 @@ def test_uncompressed_logits_are_the_models_own_from_pixels(
     torch.testing.assert_close(found, expected, atol=LOGITS_F32, rtol=0)
     assert expected.std() > 0.1
     # In one forward, as transformers does it, to the last bit.
-    whole = family_of(model)
-    handed = whole.finish(tokens.features, qa.language._runs(tokens)[0])
-    positions = {} if prefix.positions is None else {
-        "position_ids": torch.cat([prefix.positions, qa.language.family.following(
-            prefix.length, ids[:, prefix.length :], prefix.ahead)["position_ids"]], -1)
-    }  # fmt: skip
-    logits = model(
-        input_ids=ids, mm_encoder_outputs={whole.shows: whole.hand_over(whole.shows, [handed])},
-        **positions,
-    ).logits[0, -1]  # fmt: skip
+    told = qa.language.handed(tokens, prefix, ids)
+    logits = model(input_ids=ids, **told).logits[0, -1]
     assert torch.equal(logits, expected)
 
 
@@ -174,18 +167,8 @@ def test_a_conversation_equals_a_cold_run(name: str, qa: VideoQA, clip: Path) ->
     warm = language.logits(prefix, QUESTION)
     # Everything at once, nothing kept.
     ids = language.prompt_ids(prefix, QUESTION)
-    fresh = language.prefill(tokens)
-    whole = fresh.length
-    extra: dict[str, Any] = {}
-    if fresh.positions is not None:
-        rest = language.family.following(whole, ids[:, whole:], fresh.ahead)["position_ids"]
-        extra["position_ids"] = torch.cat([fresh.positions, rest], -1)
-    family = language.family
-    handed = family.finish(tokens.features, language._runs(tokens)[0])
-    cold = language.model(
-        input_ids=ids, mm_encoder_outputs={family.shows: family.hand_over(family.shows, [handed])},
-        **extra,
-    ).logits[0, -1]  # fmt: skip
+    told = language.handed(tokens, language.prefill(tokens), ids)
+    cold = language.model(input_ids=ids, **told).logits[0, -1]
     torch.testing.assert_close(warm, cold, atol=LOGITS_F32, rtol=0)
 
 
@@ -246,3 +229,22 @@ def test_tokens_of_another_family_are_refused(
     tokens: VisualTokens = theirs.encode(clip, frames=2)
     with pytest.raises(vzvideo.VzVideoError, match="encode the video again"):
         qa.ask(tokens, QUESTION)
+
+
+@every_family
+def test_check_holds_and_would_notice(name: str, qa: VideoQA, monkeypatch: Any) -> None:
+    found = check.exactness(qa.encoder, qa.language)
+    assert [each.what for each in found] == ["a red square", "three discs", "a word", "a clip"]
+    assert all(each.holds for each in found)
+    assert max(each.largest for each in found) == 0
+    family = qa.encoder.family
+    project = family.project
+    monkeypatch.setattr(type(family), "project", lambda self, cells: 1.01 * project(cells))
+    assert not any(each.holds for each in check.exactness(qa.encoder, qa.language))
+
+
+def test_an_answer_is_right_where_it_holds_the_word() -> None:
+    said = check.Said("How many?", ("three", "3"), "There are three.", "33 discs")
+    assert said.right(said.whole)
+    assert not said.right(said.compressed)
+    assert said.right("3.")

@@ -144,6 +144,12 @@ class Family:
         """Cells of a frame of so many pixels: rows, columns."""
         raise NotImplementedError
 
+    def clip_arguments(
+        self, inputs: Tensor, ids: Tensor, times_s: Sequence[float]
+    ) -> dict[str, Any]:
+        """What the model's own forward is given for frames (T, 3, H, W) and a prompt (1, S)."""
+        return {self.arguments[self.shows][0]: inputs[None]}
+
     # -- what all have in common
 
     def see(self, modality: str, given: dict[str, Any], settings: ZipSettings | None) -> list[Kept]:

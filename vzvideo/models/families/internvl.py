@@ -6,7 +6,7 @@ The CLS scores, and is never shown. Frames and tiles are pictures.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -22,6 +22,11 @@ class InternVl(PictureFamily):
 
     def template(self, word: str) -> str:
         return chatml("<video>\n")
+
+    def clip_arguments(
+        self, inputs: Tensor, ids: Tensor, times_s: Sequence[float]
+    ) -> dict[str, Any]:
+        return {"pixel_values": inputs}
 
     def layout(self, word: str, times_s: Sequence[float]) -> str:
         return "\n".join(f"Frame{n}: <img>{word}</img>" for n in range(1, len(times_s) + 1))

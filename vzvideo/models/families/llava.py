@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -21,6 +21,12 @@ class Llava(PictureFamily):
 
     def layout(self, word: str, times_s: Sequence[float]) -> str:
         return "\n".join([word] * len(times_s))  # a frame is a picture
+
+    def clip_arguments(
+        self, inputs: Tensor, ids: Tensor, times_s: Sequence[float]
+    ) -> dict[str, Any]:
+        pixels = inputs if self.shows == "image" else inputs[None]
+        return {self.arguments[self.shows][0]: pixels}
 
     def project(self, cells: Tensor) -> Tensor:
         projected: Tensor = self.core.multi_modal_projector(cells)

@@ -49,15 +49,27 @@ class Qwen25Vl(Family):
     ) -> tuple[Tensor, Tensor]:
         merge, groups = self._vision.spatial_merge_size, len(times_s)
         shape = [[groups, grid[0] * merge, grid[1] * merge]]
-        apart_s = (times_s[-1] - times_s[0]) / max(1, groups - 1)
-        return self.positions(
-            {
-                "input_ids": ids,
-                "mm_token_type_ids": 2 * (ids == self.token_id("video")).int(),
-                "video_grid_thw": torch.tensor(shape, device=ids.device),
-                "second_per_grid_ts": torch.tensor([apart_s or 1.0], device=ids.device),
-            }
-        )
+        shown = {"video_grid_thw": torch.tensor(shape, device=ids.device)}
+        # With a word behind it, which says where the question begins: a long video's positions in
+        # time go further than that.
+        ids = torch.cat([ids, ids[:, :1]], dim=1)
+        found, _ = self.positions({"input_ids": ids, **shown, **self._told(ids, times_s)})
+        return found[..., :-1], found[:1, :, -1] - (ids.shape[1] - 1)
+
+    def clip_arguments(
+        self, inputs: Tensor, ids: Tensor, times_s: Sequence[float]
+    ) -> dict[str, Any]:
+        pixels, grid = self.patches(inputs)
+        shown = {"pixel_values_videos": pixels, "video_grid_thw": grid}
+        return {**shown, **self._told(ids, times_s)}
+
+    def _told(self, ids: Tensor, times_s: Sequence[float]) -> dict[str, Tensor]:
+        """times_s: of each group."""
+        apart_s = (times_s[-1] - times_s[0]) / max(1, len(times_s) - 1)
+        return {
+            "mm_token_type_ids": 2 * (ids == self.token_id("video")).int(),
+            "second_per_grid_ts": torch.tensor([apart_s or 1.0], device=ids.device),
+        }
 
     def resume(self, ahead: Tensor | None) -> None:
         self.core.rope_deltas = ahead

@@ -24,6 +24,11 @@ class Qwen3Vl(Qwen25Vl):
     def template(self, word: str) -> str:
         return chatml(f"<|vision_start|>{word}<|vision_end|>")
 
+    def _told(self, ids: Tensor, times_s: Sequence[float]) -> dict[str, Tensor]:
+        told = super()._told(ids, times_s)
+        del told["second_per_grid_ts"]  # said in words
+        return told
+
     def layout(self, word: str, times_s: Sequence[float]) -> str:
         return "".join(
             f"<{time_s:.1f} seconds><|vision_start|>{word}<|vision_end|>" for time_s in times_s
