@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import vzvideo
+from tests.tolerances import FEATURES_F32
 from tests.video import clips
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.qa.video_qa import VideoQA
@@ -145,7 +148,31 @@ def test_spans_say_when_each_stage_worked(qa: VideoQA, clip: Path) -> None:
     assert qa.encode_timed(clip, frames=4).spans == []
 
 
-@pytest.mark.parametrize("source", [np.zeros((2, 4, 4, 3), np.uint8), ["a.mp4"], None, 3])
+@pytest.mark.parametrize("source", [["a.mp4"], None, 3])
 def test_what_is_no_source_is_named(qa: VideoQA, source: Any) -> None:
     with pytest.raises(SettingsError, match=f"source: {type(source).__name__} given"):
         qa.encode(source)
+
+
+def test_frames_in_memory_are_asked_as_those_of_a_file(qa: VideoQA, clip: Path) -> None:
+    with vzvideo.open_video(clip) as video:
+        frames = video.frames_at([0.1, 0.6, 1.1])
+    expected = qa.encode(frames)
+    for given in (frames.pixels, np.ascontiguousarray(frames.pixels)):
+        tokens = qa.encode(given)
+        assert torch.equal(tokens.features, expected.features)
+    assert qa.ask(frames, "What happens?").frame_times_s == pytest.approx(frames.pts_s)
+    one = qa.encode(Image.fromarray(frames.pixels[1]))
+    at = expected.frame == 1
+    torch.testing.assert_close(one.features, expected.features[at], atol=FEATURES_F32, rtol=0)
+    assert [a.text for a in qa.ask_many(frames, ["Who?", "Where?"])] == [
+        qa.ask(expected, question).text for question in ("Who?", "Where?")
+    ]
+
+
+@pytest.mark.parametrize(
+    "frames", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 4, 3), np.uint8)]
+)
+def test_frames_of_another_kind_are_refused(qa: VideoQA, frames: Any) -> None:
+    with pytest.raises(SettingsError, match=r"uint8 \(H, W, 3\) or \(T, H, W, 3\) is needed"):
+        qa.encode(frames)

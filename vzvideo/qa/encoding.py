@@ -10,19 +10,23 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vzvideo.errors import SettingsError
 from vzvideo.models.encoder import Encoder, join
 from vzvideo.qa.prefetch import Prefetch, Span, StageTimer
 from vzvideo.qa.store import TokenCache, is_playlist
-from vzvideo.types import VisualTokens, is_token_file
+from vzvideo.types import FrameBatch, VisualTokens, is_token_file
 from vzvideo.video.base import check_file, no_frames
 from vzvideo.video.frames import frames_of
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from vzvideo.qa.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -43,7 +47,9 @@ class Encoded:
     spans: list[Span] = field(default_factory=list)
 
 
-Source = str | Path | VisualTokens | Encoded
+# Frames in memory: uint8 (H, W, 3) or (T, H, W, 3), RGB, or a picture of Pillow's.
+Pixels = Union[NDArray[np.uint8], "Image.Image", FrameBatch]
+Source = str | Path | VisualTokens | Encoded | Pixels
 
 
 def _from_tokens(tokens: VisualTokens) -> Encoded:
@@ -58,14 +64,33 @@ def already_encoded(source: Source) -> Encoded | None:
         return source
     if isinstance(source, VisualTokens):
         return _from_tokens(source)
+    if isinstance(source, FrameBatch) or as_frames(source) is not None:
+        return None
     if not isinstance(source, str | os.PathLike):
         raise SettingsError(
-            f"source: {type(source).__name__} given; a path, a URL or visual tokens are needed "
-            "(frames in memory are pushed to `VideoQA.stream`)"
+            f"source: {type(source).__name__} given; a path, a URL, visual tokens, a picture or "
+            "uint8 frames (T, H, W, 3) are needed"
         )
     if "://" not in str(source) and is_token_file(Path(source)):
         return _from_tokens(VisualTokens.load(source))
     return None
+
+
+def as_frames(source: object) -> FrameBatch | None:
+    """Frames in memory, a second apart where nobody says when they are; None for what is none."""
+    if isinstance(source, FrameBatch):
+        return source
+    if hasattr(source, "convert") and hasattr(source, "getexif"):  # Pillow's, which is not loaded
+        source = np.array(source.convert("RGB"))
+    if not isinstance(source, np.ndarray):
+        return None
+    pixels = source[None] if source.ndim == 3 else source
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape:
+        raise SettingsError(
+            f"frames: {source.dtype} {source.shape} given, uint8 (H, W, 3) or (T, H, W, 3) is "
+            "needed"
+        )
+    return FrameBatch(pixels, np.arange(len(pixels), dtype=np.float64), "frames", len(pixels))
 
 
 class CachedEncoder:
@@ -98,6 +123,21 @@ class CachedEncoder:
             self._cache.put(key, encoded.tokens)
             self._last = (key, encoded.tokens)
         return encoded
+
+    def encode_frames(self, frames: FrameBatch, recipe: Recipe) -> Encoded:
+        """The tokens of frames in memory, which are not kept."""
+        clock, parts = StageTimer(), []
+        each = recipe.settings.batch
+        with clock.stage("encode"):
+            for first in range(0, len(frames), each):
+                some = slice(first, first + each)
+                batch = FrameBatch(frames.pixels[some], frames.pts_s[some], frames.source)
+                parts.append(self._encoder.encode(batch, recipe.compression))
+            synchronize(self._encoder.device)
+        noted = recipe.about | {"asked": len(frames), "lost": frames.lost}
+        tokens = replace(join(parts), settings=noted)
+        seconds = {"decode": 0.0} | clock.seconds
+        return Encoded(tokens, seconds, False, len(frames), frames.lost, clock.spans)
 
     def forget(self) -> None:
         """Lets go of the last file's tokens."""

@@ -129,7 +129,8 @@ class VideoQA:
         """A video's visual tokens, from the cache where they are there.
 
         Args:
-            source: path, URL, a file that `VisualTokens.save` wrote, or tokens themselves.
+            source: path, URL, a file that `VisualTokens.save` wrote, tokens themselves, a picture
+                of Pillow's, or frames in memory, uint8 (H, W, 3) or (T, H, W, 3).
             progress: called with ("decode" or "encode", frames done, frames in all).
             changes: settings for this video (`frames=64`, `dominant=14`, `contextual=3`,
                 `tokens_per_frame=33`, `sampling="scenes"`, `start_s=10.0`, ...).
@@ -155,6 +156,9 @@ class VideoQA:
                     "itself to encode it otherwise"
                 )
             return encoded
+        if (frames := encoding.as_frames(source)) is not None:
+            recipe = self._recipes.recipe(settings.replace(frames=len(frames)), question)
+            return self._encoding.encode_frames(frames, recipe)
         assert isinstance(source, str | Path)
         recipe = self._recipes.recipe(settings, question)
         return self._encoding.encode(os.fspath(source), recipe, progress)
