@@ -151,7 +151,7 @@ def _generate(model: Any, inputs: Tensor | None = None, *args: Any, **given: Any
     generate = type(model).generate
     if not _sees(model, given):
         return generate(model, inputs, *args, **given)
-    past = given.get("past_key_values")
+    past = given.get("cache", given.get("past_key_values"))  # since transformers 5.24, and before
     if past is not None and past.get_seq_length():
         raise ModelError(
             "pixels behind a cache that is not empty: give the whole conversation, or the cache "

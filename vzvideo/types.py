@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Policy = Literal["block", "drop_oldest", "drop_newest"]
 
 
+MAX_HEADER_BYTES = 1 << 27  # of a safetensors file
+
+
 class Role(IntEnum):
     """What a visual token is; the values are those stored on disk."""
 
@@ -173,6 +176,22 @@ class Failure:
     stage: str
     error: str
     message: str
+
+
+def is_token_file(path: Path) -> bool:
+    """Whether a file begins as safetensors do: a video never does."""
+    try:
+        if not path.is_file():  # what is read of a pipe is gone
+            return False
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError:
+        return False
+    return path.name.endswith(".safetensors") or (
+        len(head) == 9
+        and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES
+        and head[8:] == b"{"
+    )
 
 
 def _span(pts_s: NDArray[np.float64]) -> str:

@@ -94,7 +94,7 @@ def test_ten_questions_are_compared_with_one(setup: Setup) -> None:
 
 def test_the_cache_that_is_emptied_is_nobody_elses(setup: Setup) -> None:
     before, theirs = os.environ["VZVIDEO_CACHE"], weights.cache_root()
-    with ask.loaded(setup) as qa:
+    with ask.load_qa(setup) as qa:
         assert theirs not in weights.cache_root().parents
         assert setup.video
         assert not qa.encode_timed(setup.video, frames=2).cached

@@ -74,7 +74,7 @@ def test_a_wrong_frame_is_found_out_and_wins_nothing(
         return decode._vzvideo(path, clip, late)
 
     monkeypatch.setattr(decode, "readers", lambda: {"one late": one_late})
-    wanted = decode.wanted(clip, "sparse")
+    wanted = decode.frame_numbers(clip, "sparse")
     assert decode.read_once("one late", path, clip, "sparse")["wrong_frames"] == [wanted[5]]
 
     def once(_function: Any, name: str, *_: Any, **_options: Any) -> Any:

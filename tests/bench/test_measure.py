@@ -17,7 +17,7 @@ from vzvideo.bench import measure
 def peaks() -> tuple[int, int]:
     """Of filling 256 MiB, and then 64."""
     fill = partial(torch.ones, dtype=torch.uint8)
-    return measure.peak(partial(fill, 256 << 20)), measure.peak(partial(fill, 64 << 20))
+    return measure.peak_bytes(partial(fill, 256 << 20)), measure.peak_bytes(partial(fill, 64 << 20))
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="a peak cannot be reset")
@@ -51,7 +51,7 @@ def test_a_size_that_fails_says_why() -> None:
             raise MemoryError("too\nmuch")
 
     # A child's part of the work, which is allowed anywhere where nothing is timed.
-    found = measure.peak_each(run, [1, 2])
+    found = measure.peak_bytes_by_size(run, [1, 2])
     assert isinstance(found[1], int)
     assert found[2] == "MemoryError: too much"
 
@@ -65,7 +65,7 @@ def test_what_does_not_run_is_left_out_and_says_why() -> None:
 def test_variants_take_turns_and_the_first_turn_does_not_count() -> None:
     order: list[str] = []
     variants = {name: partial(order.append, name) for name in "abc"}
-    taken = measure.alternate(variants, 2)
+    taken = measure.time_alternating(variants, 2)
     assert order == list("abcbcacab")
     assert [len(each) for each in taken.values()] == [2, 2, 2]
 
@@ -92,7 +92,7 @@ def test_every_number_is_shown_in_its_unit(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_surroundings_name_hardware_and_versions() -> None:
-    found = measure.surroundings()
+    found = measure.environment()
     assert {"commit", "load_average", "date"} <= found.keys()
     assert {"cpu", "cores", "memory_bytes", "gpu"} <= found["hardware"].keys()
     assert found["hardware"]["memory_bytes"] > 2**28

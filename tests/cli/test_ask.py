@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import vzvideo
-from tests.cli.command import OTHER, QUESTION, SETTINGS, SMALL, Command, process
+from tests.cli.command import OTHER, QUESTION, SETTINGS, SMALL, Command, imported_by, process
 from vzvideo.types import VisualTokens
 
 
@@ -219,3 +219,29 @@ def test_a_name_that_is_no_utf8_is_answered_in_json_too(
     assert said.status == 0, said.err
     (about,) = said.objects
     assert (os.fsencode(about["source"]), about["answer"]) == (path, answers[QUESTION])
+
+
+# -- before any model is loaded
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ([], "not a video"),
+        (["--start", "99"], "the clip from 99 s to the end holds nothing of a video of 1.600 s"),
+    ],
+)
+def test_what_cannot_be_costs_no_model(
+    options: list[str], why: str, clip: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.mp4"
+    text.write_text("no video at all")
+    code = (
+        "from vzvideo.cli.main import main\n"
+        f"try: main({['ask', str(clip if options else text), 'What?', *options]})\n"
+        "except SystemExit as end: print(end.code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert why in done.stderr
+    assert done.stdout.split() == ["1"]
+    assert not imported_by(code) & {"torch", "transformers"}

@@ -32,7 +32,7 @@ def test_eval_prints_a_table_and_keeps_the_answers(
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = vz(*command, "--out", tmp_path / "other")
     assert said.status == 1
-    assert re.search(r"all +exact +3 +0\.333.* 1$", said.out, re.MULTILINE)
+    assert re.search(r"all +exact +3 +0\.500.* 1$", said.out, re.MULTILINE)
     (told,) = [line for line in said.err.splitlines() if line.startswith("vzvideo: ")]
     assert "missing.mp4: no such file" in told
     nowhere = vz("eval", file, "--videos", tmp_path, "--model", checkpoint)

@@ -74,7 +74,7 @@ def test_a_refusal_is_one_line(
 
 
 def test_a_second_video_is_no_question(vz: Command, checkpoint: Path, clip: Path) -> None:
-    said = vz("ask", clip, clip, QUESTION, "--model", checkpoint, *SMALL)
+    said = vz("ask", clip, QUESTION, clip, "--model", checkpoint, *SMALL)
     assert (
         said.line == f"vzvideo: {clip}: is a file, no question; videos stand before the questions"
     )

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vzvideo.errors import SettingsError
-from vzvideo.evaluation.ledger import Ledger, write_parquet
+from vzvideo.evaluation.ledger import AnswerLog, write_parquet
 
 ABOUT = {"model": "mini", "prompt": "{question}"}
 ASKED = {"a": "1", "b": "2"}
@@ -21,31 +21,31 @@ def row(name: str, **more: Any) -> dict[str, Any]:
 
 
 def test_rows_outlast_a_kill_in_the_middle_of_a_line(tmp_path: Path) -> None:
-    Ledger(tmp_path, ABOUT, ASKED).add([row("a")])
+    AnswerLog(tmp_path, ABOUT, ASKED).add([row("a")])
     file = tmp_path / "answers.jsonl"
     file.write_text(file.read_text() + '{"id": "b", "ans')
-    again = Ledger(tmp_path, ABOUT, ASKED)
+    again = AnswerLog(tmp_path, ABOUT, ASKED)
     assert again.rows == {"a": row("a")}
     again.add([row("b")])
-    assert Ledger(tmp_path, ABOUT, ASKED).rows == {"a": row("a"), "b": row("b")}
+    assert AnswerLog(tmp_path, ABOUT, ASKED).rows == {"a": row("a"), "b": row("b")}
 
 
 def test_a_line_separator_within_an_answer_is_no_end_of_a_row(tmp_path: Path) -> None:
-    Ledger(tmp_path, ABOUT, ASKED).add([row("a", answer="one\u2028two\x85three")])
-    assert Ledger(tmp_path, ABOUT, ASKED).rows["a"]["answer"] == "one\u2028two\x85three"
+    AnswerLog(tmp_path, ABOUT, ASKED).add([row("a", answer="one\u2028two\x85three")])
+    assert AnswerLog(tmp_path, ABOUT, ASKED).rows["a"]["answer"] == "one\u2028two\x85three"
 
 
 def test_what_failed_or_has_changed_is_asked_again(tmp_path: Path) -> None:
-    Ledger(tmp_path, ABOUT, ASKED).add([row("a", error="decode:not_found"), row("b")])
-    assert Ledger(tmp_path, ABOUT, ASKED | {"b": "changed"}).rows == {}
-    assert Ledger(tmp_path, ABOUT, ASKED).rows == {"b": row("b")}
+    AnswerLog(tmp_path, ABOUT, ASKED).add([row("a", error="decode:not_found"), row("b")])
+    assert AnswerLog(tmp_path, ABOUT, ASKED | {"b": "changed"}).rows == {}
+    assert AnswerLog(tmp_path, ABOUT, ASKED).rows == {"b": row("b")}
 
 
 def test_another_run_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
-    Ledger(tmp_path, ABOUT, ASKED).add([row("a")])
+    AnswerLog(tmp_path, ABOUT, ASKED).add([row("a")])
     before = (tmp_path / "answers.jsonl").read_bytes()
     with pytest.raises(SettingsError, match=r"model 'mini' -> 'other', seed by default -> 1"):
-        Ledger(tmp_path, ABOUT | {"model": "other", "seed": 1}, ASKED)
+        AnswerLog(tmp_path, ABOUT | {"model": "other", "seed": 1}, ASKED)
     assert (tmp_path / "answers.jsonl").read_bytes() == before
 
 

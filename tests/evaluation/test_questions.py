@@ -94,6 +94,11 @@ def test_jsonl_with_all_it_can_say(tmp_path: Path) -> None:
     assert [q.video for q in moved[:2]] == [str(tmp_path / "elsewhere" / "a.mp4"), "/far/b.mp4"]
 
 
+def test_an_option_may_be_named_by_its_number(tmp_path: Path) -> None:
+    (question,) = read(lines(tmp_path, row(options=["a cat", " a dog "], answer=2)))
+    assert (question.answers, question.metric) == (("a dog",), "choice")
+
+
 def test_line_breaks_within_a_text_break_no_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     content = json.dumps(row(question="one\u2028two\u0085 naïve"), ensure_ascii=False)
@@ -128,6 +133,8 @@ def test_line_breaks_within_a_text_break_no_line(tmp_path: Path) -> None:
             "options: at least two are needed, none of them twi",
         ),
         (row(options=["b", "c"]), "answer 'a dog' is none of the 2 options"),
+        (row(options=["b", "c"], answer=0), "answer: option 0 given, 1..2 are there"),
+        (row(options=["b", "c"], answer=3), "answer: option 3 given, 1..2 are there"),
         (row(metric="bleu"), "metric: 'bleu' given, exact, choice, caption are allowed"),
         (row(metric="choice"), "metric: choice needs options"),
         (row(id=True), "id: True given, text or a whole number is needed"),

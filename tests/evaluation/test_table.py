@@ -17,11 +17,13 @@ def row(number: int, score: float | None, **more: Any) -> dict[str, Any]:
     return about | more
 
 
-def test_a_failure_counts_as_wrong_and_is_no_part_of_the_baselines() -> None:
+def test_a_failure_counts_in_no_column() -> None:
     failed = row(1, None, answer=None, error="decode:not_found")
     [line] = table([row(0, 1.0, no_video="yes", no_video_score=1.0), failed])
-    assert (line.score, line.questions, line.failed) == (0.5, 2, 1)
+    assert (line.score, line.questions, line.failed) == (1.0, 2, 1)
     assert (line.no_video, line.wrong_video) == (1.0, None)
+    [line] = table([failed])
+    assert (line.score, line.no_video, line.failed) == (0.0, None, 1)
 
 
 def test_an_interval_wants_ten_videos_and_not_ten_questions() -> None:
@@ -37,7 +39,8 @@ def test_an_interval_wants_ten_videos_and_not_ten_questions() -> None:
 def test_kinds_and_metrics_are_lines_of_their_own() -> None:
     lines = table([row(0, 1.0), row(0, 0.0, kind="where"), row(0, 0.0, metric="choice")])
     assert [(line.kind, line.metric, line.score) for line in lines] == [
-        ("all", "choice", 0.0), ("all", "exact", 1.0), ("where", "exact", 0.0)
+        ("all", "choice", 0.0), ("all", "exact", 1.0), ("where", "exact", 0.0),
+        ("overall", "right", pytest.approx(1 / 3)),
     ]  # fmt: skip
 
 

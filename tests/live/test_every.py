@@ -13,6 +13,7 @@ import pytest
 
 from tests.live.streams import CLOSED_S, OTHER, QUESTION, later, push, small_qa
 from tests.tolerances import PTS_S
+from tests.video import clips
 from tests.waiting import SLACK_S, outcome, until
 from vzvideo.errors import SettingsError
 from vzvideo.qa.video_qa import VideoQA
@@ -149,3 +150,44 @@ def test_two_ask_again_and_again_at_once(qa: VideoQA) -> None:
 def test_an_interval_that_cannot_be_is_refused(qa: VideoQA, seconds: float) -> None:
     with qa.stream() as stream, pytest.raises(SettingsError, match="every"):
         stream.every(seconds, QUESTION)
+
+
+def test_a_file_waits_for_its_answers(qa: VideoQA, tmp_path: Path) -> None:
+    """Read as fast as it decodes, it would be through before the first answer is there."""
+    path = tmp_path / "six.mp4"
+    clips.write(clips.KINDS[0], path)  # 60 frames at 10 a second
+    with qa.stream(fps=10.0, budget=250) as stream:
+        again = stream.every(1.0, QUESTION)
+        stream.attach(path)
+        looked_to = []
+        for answer in again:
+            time.sleep(0.1)
+            looked_to.append(again.at_s)
+            assert answer.frame_times_s[-1] == pytest.approx(again.at_s, abs=PTS_S)
+    assert looked_to == pytest.approx([1.0, 2.0, 3.0, 4.0, 5.0, 5.9], abs=PTS_S)
+    assert again.skipped == 0
+
+
+def test_what_is_live_waits_for_nobody(qa: VideoQA) -> None:
+    with qa.stream() as stream:
+        again = stream.every(1.0, QUESTION)
+        answers = iter(again)
+        later(push, stream, range(3))
+        next(answers)  # and while it is given, seconds go by
+        push(stream, range(3, 9), first_s=3.0)
+        stream.wait()
+        next(answers)
+        assert (again.at_s, again.skipped > 0) == (8.0, True)
+
+
+def test_whoever_stops_asking_holds_nothing_back(qa: VideoQA, tmp_path: Path) -> None:
+    path = tmp_path / "six.mp4"
+    clips.write(clips.KINDS[0], path)
+    with qa.stream(fps=10.0, budget=250) as stream:
+        again = stream.every(1.0, QUESTION)
+        stream.attach(path)
+        next(iter(again))
+        del again
+        gc.collect()
+        assert stream.wait(SLACK_S)
+        assert stream.stats.frames_in == 60

@@ -24,7 +24,7 @@ from tests.video import clips
 from vzvideo.errors import TokenFileError
 from vzvideo.qa import store
 from vzvideo.qa.store import TokenCache
-from vzvideo.types import VisualTokens
+from vzvideo.types import VisualTokens, is_token_file
 
 ARRAYS = ("frame", "role", "patch", "pts_s")
 MB = 1 << 20
@@ -104,7 +104,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np, torch
 from vzvideo.errors import TokenFileError
-from vzvideo.types import VisualTokens
+from vzvideo.types import VisualTokens, is_token_file
 
 one = np.zeros(1, np.int32)
 tokens = VisualTokens(torch.ones(1, 100_000), one, np.zeros(1, np.int8), one, np.zeros(1), (1, 1))
@@ -130,7 +130,7 @@ INTERRUPTED = """
 import os, signal, sys, threading
 from pathlib import Path
 import numpy as np, torch
-from vzvideo.types import VisualTokens
+from vzvideo.types import VisualTokens, is_token_file
 
 one = np.zeros(1, np.int32)
 tokens = VisualTokens(torch.ones(1, 3 << 20), one, np.zeros(1, np.int8), one, np.zeros(1), (1, 1))
@@ -268,7 +268,7 @@ def test_a_video_is_no_token_file(tmp_path: Path, kind: clips.Kind) -> None:
     path = tmp_path / f"clip{kind.suffix}"
     kind.make(kind, path)
     assert path.stat().st_size > 0
-    assert not store.is_token_file(path)
+    assert not is_token_file(path)
 
 
 def test_a_token_file_is_known_by_its_content_or_its_name(tmp_path: Path) -> None:
@@ -278,16 +278,16 @@ def test_a_token_file_is_known_by_its_content_or_its_name(tmp_path: Path) -> Non
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "begun.mp4").write_bytes(bytes(100))  # room made for a download
     (tmp_path / "text.mp4").write_text("{}" * 20)
-    known = {p.name for p in tmp_path.iterdir() if store.is_token_file(p)}
+    known = {p.name for p in tmp_path.iterdir() if is_token_file(p)}
     assert known == {"clip.safetensors", "renamed.mp4", "damaged.safetensors"}
-    assert not store.is_token_file(tmp_path / "missing.safetensors")
-    assert not store.is_token_file(tmp_path)
+    assert not is_token_file(tmp_path / "missing.safetensors")
+    assert not is_token_file(tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes need Unix")
 def test_nothing_is_read_of_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.safetensors")
-    assert not store.is_token_file(tmp_path / "pipe.safetensors")
+    assert not is_token_file(tmp_path / "pipe.safetensors")
 
 
 # -- knowing a file by its content
@@ -448,7 +448,7 @@ import sys
 from pathlib import Path
 import numpy as np, torch
 from vzvideo.qa.store import TokenCache
-from vzvideo.types import VisualTokens
+from vzvideo.types import VisualTokens, is_token_file
 
 one = np.zeros(1, np.int32)
 cache = TokenCache(Path(sys.argv[1]), 1 << 20)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from vzvideo.qa.evidence import Evidence, evidence
-from vzvideo.show.look import BUDGETS, Cut, Look
+from vzvideo.show.look import BUDGETS, BudgetView, Inspection
 from vzvideo.types import Answer
 from vzvideo.visionzip import compress, split_tokens
 
@@ -39,7 +39,7 @@ def look(
     every_s: float = 0.4,
     pixels: int = 64,
     seed: int = 0,
-) -> Look:
+) -> Inspection:
     """Noise, compressed by the method itself; `contextual` of the chosen budget may be given."""
     random = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -55,7 +55,7 @@ def look(
             dominant, merged = tokens - contextual, contextual
         zipped = compress(hidden, scores, keys, dominant, merged)
         left = frames * int((zipped.assignment[0] >= dominant).sum())
-        cuts[tokens] = Cut(
+        cuts[tokens] = BudgetView(
             dominant,
             zipped.patch.numpy() - 1,
             zipped.assignment[:, 1:].numpy(),
@@ -64,7 +64,7 @@ def look(
         )
     attention = scores[:, 1:].numpy()
     layers = -np.sort(-(random.uniform(0, 1, (3, patches)) ** [[1], [3], [9]]))
-    return Look(
+    return Inspection(
         source=source,
         model=model,
         pictures=random.integers(0, 256, (frames, pixels, pixels, 3), np.uint8),
@@ -80,7 +80,7 @@ def look(
     )
 
 
-def drawn(seen: Look, seed: int = 0) -> Evidence:
+def drawn(seen: Inspection, seed: int = 0) -> Evidence:
     """An answer's attention, most of it on the second frame (or the only one)."""
     frame = np.repeat(np.arange(seen.frames), seen.chosen)
     attended = np.random.default_rng(seed).uniform(0.5, 1, len(frame))

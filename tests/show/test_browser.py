@@ -12,7 +12,7 @@ import vzvideo
 from tests.show import made
 from tests.show.browser import Browser, installed
 from vzvideo.models import catalog, weights
-from vzvideo.show.look import look
+from vzvideo.show.look import inspect_video
 from vzvideo.show.page import page
 
 FRAMES = 4
@@ -81,7 +81,7 @@ def written(checkpoint: Path, clip: Path, tmp_path_factory: pytest.TempPathFacto
         str(checkpoint), device="cpu", frames=FRAMES, tokens_per_frame=5, cache=False,
         max_new_tokens=6,
     )  # fmt: skip
-    looked, tokens = look(qa, str(clip))
+    looked, tokens = inspect_video(qa, str(clip))
     answer = qa.ask(tokens, "What is the man doing?")
     path = tmp_path_factory.mktemp("page") / "page.html"
     path.write_text(page(looked, answer, qa.evidence(tokens, answer)), "utf-8")
@@ -484,7 +484,7 @@ def test_mini_on_a_real_clip(browser: Browser, real_clips: list[Path], tmp_path:
     if weights.locate(catalog.find("mini")) is None:
         pytest.skip("mini has not been pulled")
     qa = vzvideo.load("mini", device="cpu", frames=2)
-    shown(browser, tmp_path, look(qa, str(real_clips[0]))[0])
+    shown(browser, tmp_path, inspect_video(qa, str(real_clips[0]))[0])
     assert browser.complaints == []
     assert browser.js("[...document.querySelectorAll('[name=budget]')].map(i => i.value)") == [
         "9", "17", "33", "65",

@@ -21,7 +21,7 @@ from vzvideo.errors import SettingsError, VideoError
 from vzvideo.models.encoder import Scored
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.qa.video_qa import VideoQA
-from vzvideo.show.look import Look, look, square
+from vzvideo.show.look import Inspection, inspect_video, square
 from vzvideo.video.frames import frames_of
 from vzvideo.visionzip import compress, split_tokens
 
@@ -36,12 +36,12 @@ def qa(checkpoint: Path) -> VideoQA:
 
 
 @pytest.fixture(scope="module")
-def looked(qa: VideoQA, clip: Path) -> Look:
-    return look(qa, str(clip))[0]
+def looked(qa: VideoQA, clip: Path) -> Inspection:
+    return inspect_video(qa, str(clip))[0]
 
 
 def test_the_tokens_to_ask_are_those_of_encoding(qa: VideoQA, clip: Path) -> None:
-    _, tokens = look(qa, str(clip))
+    _, tokens = inspect_video(qa, str(clip))
     expected = qa.encode(clip)
     torch.testing.assert_close(tokens.features, expected.features, atol=0, rtol=0)
     for name in ("frame", "role", "patch", "pts_s"):
@@ -70,7 +70,9 @@ def changed(qa: VideoQA, **changes: object) -> VideoQA:
     return other
 
 
-def test_shapes_and_facts_are_those_of_the_video(qa: VideoQA, looked: Look, clip: Path) -> None:
+def test_shapes_and_facts_are_those_of_the_video(
+    qa: VideoQA, looked: Inspection, clip: Path
+) -> None:
     assert (looked.source, looked.model) == (str(clip), qa.name)
     assert (looked.frames, looked.grid, looked.tokens, looked.chosen) == (FRAMES, (4, 4), 17, 5)
     np.testing.assert_allclose(looked.pts_s, qa.encode(clip).pts_s)
@@ -80,7 +82,7 @@ def test_shapes_and_facts_are_those_of_the_video(qa: VideoQA, looked: Look, clip
     assert [cut.tokens for cut in looked.cuts.values()] == [5, 9, 17]
 
 
-def test_cuts_are_what_visionzip_makes(looked: Look, scored: Scored) -> None:
+def test_cuts_are_what_visionzip_makes(looked: Inspection, scored: Scored) -> None:
     for tokens, cut in looked.cuts.items():
         zipped = compress(*scored, *split_tokens(tokens))
         assert cut.dominant == split_tokens(tokens)[0]
@@ -88,14 +90,16 @@ def test_cuts_are_what_visionzip_makes(looked: Look, scored: Scored) -> None:
         np.testing.assert_array_equal(cut.assignment, zipped.assignment[:, 1:])
 
 
-def test_the_chosen_cut_is_what_a_question_would_see(qa: VideoQA, looked: Look, clip: Path) -> None:
+def test_the_chosen_cut_is_what_a_question_would_see(
+    qa: VideoQA, looked: Inspection, clip: Path
+) -> None:
     tokens = qa.encode(clip)
     cut = looked.cuts[looked.chosen]
     np.testing.assert_array_equal(cut.patch.reshape(-1), tokens.patch)
     assert cut.patch[:, 0].tolist() == [-1] * FRAMES
 
 
-def test_similarities_are_those_of_a_loop(looked: Look, scored: Scored) -> None:
+def test_similarities_are_those_of_a_loop(looked: Inspection, scored: Scored) -> None:
     patches = F.normalize(scored.hidden[:, 1:], dim=-1)
     for tokens, cut in looked.cuts.items():
         features = F.normalize(compress(*scored, *split_tokens(tokens)).features, dim=-1)
@@ -111,7 +115,7 @@ def test_similarities_are_those_of_a_loop(looked: Look, scored: Scored) -> None:
         np.testing.assert_allclose(cut.to_merged, to_merged, atol=FEATURES_F32)
 
 
-def test_attention_is_the_scores_as_shares(qa: VideoQA, looked: Look, scored: Scored) -> None:
+def test_attention_is_the_scores_as_shares(qa: VideoQA, looked: Inspection, scored: Scored) -> None:
     np.testing.assert_allclose(looked.attention.sum(1), 1, rtol=1e-5)
     expected = scored.scores[:, 1:] / scored.scores[:, 1:].sum(1, keepdim=True)
     np.testing.assert_allclose(looked.attention, expected, rtol=1e-5)
@@ -124,7 +128,7 @@ def test_attention_is_the_scores_as_shares(qa: VideoQA, looked: Look, scored: Sc
     assert not np.allclose(looked.by_layer[0], looked.by_layer[-1], rtol=1e-3)
 
 
-def test_neighbours_are_patches_at_the_same_place(looked: Look, scored: Scored) -> None:
+def test_neighbours_are_patches_at_the_same_place(looked: Inspection, scored: Scored) -> None:
     hidden = scored.hidden[:, 1:]
     expected = [
         np.mean([float(F.cosine_similarity(a, b, dim=0)) for a, b in zip(*pair, strict=True)])
@@ -137,9 +141,9 @@ def test_neighbours_are_patches_at_the_same_place(looked: Look, scored: Scored) 
 
 
 def test_looking_twice_sees_the_same_and_batches_change_nothing(
-    qa: VideoQA, looked: Look, clip: Path
+    qa: VideoQA, looked: Inspection, clip: Path
 ) -> None:
-    again, _ = look(changed(qa, batch=3), str(clip))
+    again, _ = inspect_video(changed(qa, batch=3), str(clip))
     np.testing.assert_array_equal(again.pictures, looked.pictures)
     np.testing.assert_allclose(again.attention, looked.attention, rtol=1e-4)
     assert again.chance == pytest.approx(looked.chance, abs=1e-5)
@@ -147,40 +151,42 @@ def test_looking_twice_sees_the_same_and_batches_change_nothing(
 
 def test_progress_counts_every_frame(qa: VideoQA, clip: Path) -> None:
     told = []
-    look(changed(qa, batch=3), str(clip), progress=lambda *step: told.append(step))
+    inspect_video(changed(qa, batch=3), str(clip), progress=lambda *step: told.append(step))
     assert told == [("look", 3, FRAMES), ("look", 4, FRAMES)]
 
 
 def test_a_split_of_ones_own_is_the_chosen_budget(qa: VideoQA, clip: Path) -> None:
-    own, _ = look(changed(qa, dominant=3, contextual=6), str(clip))
+    own, _ = inspect_video(changed(qa, dominant=3, contextual=6), str(clip))
     assert (own.chosen, own.cuts[9].dominant) == (9, 3)
     assert list(own.cuts) == [9, 17]
-    none = look(changed(qa, dominant=4, contextual=0), str(clip))[0].cuts[4]
+    none = inspect_video(changed(qa, dominant=4, contextual=0), str(clip))[0].cuts[4]
     assert (none.assignment < 0).sum(1).tolist() == [13] * FRAMES  # dropped
     assert (len(none.to_kept), len(none.to_merged)) == (13 * FRAMES, 0)
-    every, _ = look(changed(qa, dominant=2, contextual=100), str(clip))
+    every, _ = inspect_video(changed(qa, dominant=2, contextual=100), str(clip))
     assert every.chosen == 17
     assert (every.cuts[17].dominant, every.cuts[17].tokens) == (2, 17)
-    whole = look(changed(qa, tokens_per_frame=17, dominant=17, contextual=0), str(clip))[0].cuts[17]
+    whole = inspect_video(changed(qa, tokens_per_frame=17, dominant=17, contextual=0), str(clip))[
+        0
+    ].cuts[17]
     assert (len(whole.to_kept), len(whole.to_merged)) == (0, 0)
 
 
 def test_the_merge_that_is_set_is_the_one_that_is_shown(qa: VideoQA, clip: Path) -> None:
-    mean = look(changed(qa, merge="mean"), str(clip))[0].cuts[9]
-    reference = look(qa, str(clip))[0].cuts[9]
+    mean = inspect_video(changed(qa, merge="mean"), str(clip))[0].cuts[9]
+    reference = inspect_video(qa, str(clip))[0].cuts[9]
     np.testing.assert_array_equal(mean.assignment, reference.assignment)
     np.testing.assert_array_equal(mean.to_kept, reference.to_kept)
     assert not np.allclose(mean.to_merged, reference.to_merged)
 
 
 def test_with_no_patch_kept_none_is_near(qa: VideoQA, clip: Path) -> None:
-    only_cls, _ = look(changed(qa, dominant=1, contextual=3), str(clip))
+    only_cls, _ = inspect_video(changed(qa, dominant=1, contextual=3), str(clip))
     assert len(only_cls.cuts[4].to_kept) == 0
 
 
 def test_a_tower_without_a_cls(qa: VideoQA, clip: Path, inputs: Tensor) -> None:
     other = VideoQA(qa.card, encoder_of("siglip"), qa.language, qa.tower, qa.settings)
-    looked, _ = look(other, str(clip))
+    looked, _ = inspect_video(other, str(clip))
     scored = other.encoder.score(inputs)
     assert (looked.tokens, list(looked.cuts)) == (16, [5, 9])  # of 17 there are only 16
     for tokens, cut in looked.cuts.items():
@@ -195,7 +201,7 @@ def test_a_tower_without_a_cls(qa: VideoQA, clip: Path, inputs: Tensor) -> None:
 def test_one_frame_has_no_neighbour(qa: VideoQA, tmp_path: Path) -> None:
     kind = clips.Kind("one", ".mp4", frames=1)
     kind.make(kind, tmp_path / "one.mp4")
-    looked, _ = look(qa, str(tmp_path / "one.mp4"))
+    looked, _ = inspect_video(qa, str(tmp_path / "one.mp4"))
     assert (looked.frames, len(looked.neighbours)) == (1, 0)
     assert np.isfinite(looked.chance)
 
@@ -204,7 +210,7 @@ def test_frames_of_changing_size_become_squares_of_one(qa: VideoQA, tmp_path: Pa
     kind = next(kind for kind in clips.KINDS if kind.name == "growing")
     kind = replace(kind, size=(48, 32))
     kind.make(kind, tmp_path / "growing.ts")
-    looked, _ = look(changed(qa, batch=1), str(tmp_path / "growing.ts"))
+    looked, _ = inspect_video(changed(qa, batch=1), str(tmp_path / "growing.ts"))
     assert looked.frames == FRAMES
     frames, height, width, _ = looked.pictures.shape
     assert (frames, height) == (FRAMES, width)
@@ -214,14 +220,14 @@ def test_frames_of_changing_size_become_squares_of_one(qa: VideoQA, tmp_path: Pa
 
 def test_keeping_all_is_refused_in_one_line(qa: VideoQA, clip: Path) -> None:
     with pytest.raises(SettingsError, match="--no-compress") as error:
-        look(changed(qa, compress=False), str(clip))
+        inspect_video(changed(qa, compress=False), str(clip))
     assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_no_video_is_refused(qa: VideoQA, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("once upon a time")
     with pytest.raises(VideoError, match="not a video"):
-        look(qa, str(tmp_path / "text.mp4"))
+        inspect_video(qa, str(tmp_path / "text.mp4"))
 
 
 @pytest.mark.parametrize("shape", [(40, 90), (90, 40), (64, 64), (41, 57)])
@@ -248,5 +254,7 @@ def test_a_squashed_picture_is_seen_whole() -> None:
 
 
 @pytest.mark.parametrize(("every_s", "said"), [(0.4, "0:01.2"), (1.0, "0:01"), (90.0, "0:01")])
-def test_times_are_as_fine_as_the_frames_need(every_s: float, said: str, looked: Look) -> None:
+def test_times_are_as_fine_as_the_frames_need(
+    every_s: float, said: str, looked: Inspection
+) -> None:
     assert replace(looked, pts_s=every_s * np.arange(FRAMES)).when(1.2) == said

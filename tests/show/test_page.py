@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.show import made
 from vzvideo.qa.evidence import Evidence
-from vzvideo.show.look import Look
+from vzvideo.show.look import Inspection
 from vzvideo.show.page import page
 from vzvideo.words import format_time
 
@@ -247,7 +247,7 @@ def test_every_chart_says_in_words_what_it_shows() -> None:
 
 
 def test_what_there_is_none_of_is_left_out() -> None:
-    def count(seen: Look) -> int:
+    def count(seen: Inspection) -> int:
         return len(Reader(page(seen)).all("svg", **{"class": "chart"}))
 
     assert count(made.look(2)) == 2  # one pair of neighbours makes no line

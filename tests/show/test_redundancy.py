@@ -24,7 +24,7 @@ def ranked(rows: list[list[int]]) -> np.ndarray:
 @given(weights)
 def test_half_is_reached_with_so_many_and_no_fewer(values: list[int]) -> None:
     row = ranked([values])
-    (share,) = redundancy.half(row)
+    (share,) = redundancy.patches_holding_half(row)
     count = round(share * len(values))
     assert share == pytest.approx(count / len(values))
     assert row[0, :count].sum() >= 0.5 - 1e-6
@@ -33,8 +33,10 @@ def test_half_is_reached_with_so_many_and_no_fewer(values: list[int]) -> None:
 
 def test_concentration_of_what_is_known() -> None:
     by_layer = ranked([[1] * 20, [20, 10, *[1] * 18], [1_000_000, *[1] * 19]])
-    np.testing.assert_allclose(redundancy.half(by_layer), [0.5, 0.1, 0.05])
-    np.testing.assert_allclose(redundancy.top_tenth(by_layer), [0.1, 30 / 48, 1], atol=1e-4)
+    np.testing.assert_allclose(redundancy.patches_holding_half(by_layer), [0.5, 0.1, 0.05])
+    np.testing.assert_allclose(
+        redundancy.attention_of_top_tenth(by_layer), [0.1, 30 / 48, 1], atol=1e-4
+    )
 
 
 def test_attention_kept_is_that_of_dominant_patches() -> None:
@@ -52,7 +54,7 @@ def test_attention_kept_is_that_of_dominant_patches() -> None:
 
 def test_all_of_it_is_plain_json() -> None:
     seen = made.look(3, chosen=5)
-    text = json.dumps(redundancy.numbers(seen), allow_nan=False)
+    text = json.dumps(redundancy.as_dict(seen), allow_nan=False)
     about = json.loads(text)
     layers = about["attention_by_layer"]
     assert [len(values) for values in layers.values()] == [3, 3]
@@ -69,17 +71,17 @@ def test_all_of_it_is_plain_json() -> None:
 
 
 def test_what_there_is_none_of_is_null() -> None:
-    about = redundancy.numbers(made.look(1, chosen=9, contextual=0))
+    about = redundancy.as_dict(made.look(1, chosen=9, contextual=0))
     (nine, _) = about["budgets"]
     assert nine["cosine_to_token_merged_into"] is None
     assert nine["cosine_to_nearest_kept"] is not None
     assert about["cosine_to_next_frame"] == []
-    whole = redundancy.numbers(made.look(1, chosen=17, contextual=0))["budgets"][-1]
+    whole = redundancy.as_dict(made.look(1, chosen=17, contextual=0))["budgets"][-1]
     assert whole["cosine_to_nearest_kept"] is None
     assert whole["attention_on_dominant"] == pytest.approx(1, abs=1e-4)
 
 
 def test_one_patch_is_half_of_itself() -> None:
     seen = replace(made.look(1), by_layer=np.ones((2, 1), np.float32))
-    assert redundancy.half(seen.by_layer).tolist() == [1, 1]
-    assert redundancy.top_tenth(seen.by_layer).tolist() == [1, 1]
+    assert redundancy.patches_holding_half(seen.by_layer).tolist() == [1, 1]
+    assert redundancy.attention_of_top_tenth(seen.by_layer).tolist() == [1, 1]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tests.show import made
 from vzvideo.show import sheet as module
-from vzvideo.show.look import Look
+from vzvideo.show.look import Inspection
 from vzvideo.show.sheet import sheet
 
 EDGE = 224
@@ -18,7 +18,7 @@ STEP = EDGE + 10
 LEFT, TOP = 20 + 118, 20 + 40 + 26  # of the first picture
 
 
-def tiles(seen: Look, frame: int = 0) -> list[NDArray[np.int64]]:
+def tiles(seen: Inspection, frame: int = 0) -> list[NDArray[np.int64]]:
     """The three pictures of a frame: as it is, its attention, its tokens."""
     drawn = np.asarray(sheet(seen)).astype(np.int64)
     block = 26 + 3 * STEP + 10
@@ -26,7 +26,7 @@ def tiles(seen: Look, frame: int = 0) -> list[NDArray[np.int64]]:
     return [drawn[top + row * STEP :, left:][:EDGE, :EDGE] for row in range(3)]
 
 
-def grey(seen: Look, level: int = 160) -> Look:
+def grey(seen: Inspection, level: int = 160) -> Inspection:
     return replace(seen, pictures=np.full_like(seen.pictures, level))
 
 

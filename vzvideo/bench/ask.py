@@ -19,7 +19,16 @@ from typing import Any
 from unittest import mock
 
 from vzvideo.bench.clips import Clip, make
-from vzvideo.bench.measure import Columns, Numbers, clocked, ratio, rotated, settled, spread, why
+from vzvideo.bench.measure import (
+    Columns,
+    Numbers,
+    error_line,
+    ratio,
+    rotate,
+    spread,
+    timed,
+    without_warmup,
+)
 from vzvideo.bench.models import Setup
 from vzvideo.errors import VzVideoError
 from vzvideo.models import weights
@@ -41,32 +50,34 @@ QUESTIONS = [
 def measure(setup: Setup) -> Numbers:
     path = _video(setup)
     found: Numbers = {"clip": path.name, "new_tokens": NEW_TOKENS, "cells": []}
-    with loaded(setup) as qa:
+    with load_qa(setup) as qa:
         taken: dict[int, Columns] = {frames: {} for frames in FRAMES}
         errors: dict[int, Numbers] = {}
         for turn in range(setup.repeats + 1):
-            for frames in rotated(FRAMES, turn):
+            for frames in rotate(FRAMES, turn):
                 if frames in errors:
                     continue
                 try:
                     spans = _ask(qa, path, frames, taken[frames])
                 except (VzVideoError, RuntimeError) as error:  # of PyTorch, where memory is short
-                    errors[frames] = {"error": why(error)}
+                    errors[frames] = {"error": error_line(error)}
                     continue
                 if frames == max(FRAMES):
                     found["spans"] = [span._asdict() for span in spans]
     for frames in FRAMES:
         cell: Numbers = {"frames": frames}
-        found["cells"].append(cell | (errors.get(frames) or _compared(settled(taken[frames]))))
+        found["cells"].append(
+            cell | (errors.get(frames) or _compared(without_warmup(taken[frames])))
+        )
     return found
 
 
 def _ask(qa: api.VideoQA, path: Path, frames: int, taken: Columns) -> list[Span]:
     """Everything once, into `taken`; when the stages of a first token worked."""
     empty_cache(qa)
-    with clocked(taken, "first_s"):
+    with timed(taken, "first_s"):
         first = qa.ask(path, QUESTIONS[0], frames=frames, max_new_tokens=NEW_TOKENS)
-    with clocked(taken, "second_s"):
+    with timed(taken, "second_s"):
         second = qa.ask(path, QUESTIONS[0], frames=frames, max_new_tokens=NEW_TOKENS)
     text = _stages_alone(qa, path, frames, taken)
     if first.cached or not second.cached or {first.text, second.text} != {text}:
@@ -89,14 +100,14 @@ def _stages_alone(qa: api.VideoQA, path: Path, frames: int, taken: Columns) -> s
     """Runs a question's stages one after another, nothing beside them; the answer."""
     recipe = qa.recipe(QUESTIONS[0], frames=frames)
     opened = frames_of(str(path), recipe.settings, recipe.frames, recipe.size)
-    with clocked(taken, "decode_alone_s"), opened as frames_found:
+    with timed(taken, "decode_alone_s"), opened as frames_found:
         batches = list(frames_found.batches)
-    with clocked(taken, "encode_alone_s"):
+    with timed(taken, "encode_alone_s"):
         parts = [qa.encoder.encode(batch, recipe.compression) for batch in batches]
     tokens = join(parts)
-    with clocked(taken, "prefill_alone_s"):
+    with timed(taken, "prefill_alone_s"):
         prefix = qa.language.prefill(tokens)
-    with clocked(taken, "generate_alone_s"):
+    with timed(taken, "generate_alone_s"):
         return qa.language.answer(prefix, QUESTIONS[0], max_new_tokens=NEW_TOKENS)
 
 
@@ -131,17 +142,17 @@ def first_token(qa: api.VideoQA, path: Path, frames: int) -> list[Span]:
 
 def measure_questions(setup: Setup) -> Numbers:
     path, new_tokens = _video(setup), 16 if setup.quick else NEW_TOKENS
-    with loaded(setup) as qa:
-        taken = many(qa, path, (1, len(QUESTIONS)), new_tokens, setup.repeats)
+    with load_qa(setup) as qa:
+        taken = time_many(qa, path, (1, len(QUESTIONS)), new_tokens, setup.repeats)
     one, ten = taken.values()
-    found: Numbers = {"clip": path.name, "new_tokens": new_tokens, "cells": cells_of(taken)}
+    found: Numbers = {"clip": path.name, "new_tokens": new_tokens, "cells": cells_by_count(taken)}
     for name in one:
         what = name.removesuffix("_s").replace("time", "")
         found["ten_to_one" + (what and f"_{what}")] = ratio(ten[name], one[name])
     return found
 
 
-def many(
+def time_many(
     qa: api.VideoQA, path: Path, counts: Sequence[int], new_tokens: int, repeats: int
 ) -> dict[int, Columns]:
     """Seconds of so many questions in one call, by their number; nothing is in the cache."""
@@ -149,20 +160,20 @@ def many(
     qa.language.model.generation_config.min_new_tokens = new_tokens
     taken: dict[int, Columns] = {count: {} for count in counts}
     for turn in range(repeats + 1):
-        for count in rotated(counts, turn):
+        for count in rotate(counts, turn):
             questions = list(islice(cycle(QUESTIONS), count))
             columns = taken[count]
             empty_cache(qa)
-            with clocked(columns, "time_s"):
+            with timed(columns, "time_s"):
                 answers = qa.ask_many(path, questions, frames=8, max_new_tokens=new_tokens)
             generation_s = answers[0].seconds["generate"]
             columns.setdefault("generation_s", []).append(generation_s)
             before_s = columns["time_s"][-1] - generation_s
             columns.setdefault("before_generation_s", []).append(before_s)
-    return {count: settled(columns) for count, columns in taken.items()}
+    return {count: without_warmup(columns) for count, columns in taken.items()}
 
 
-def cells_of(taken: dict[int, Columns]) -> list[Numbers]:
+def cells_by_count(taken: dict[int, Columns]) -> list[Numbers]:
     return [
         {"questions": count} | {name: spread(each) for name, each in columns.items()}
         for count, columns in taken.items()
@@ -173,14 +184,14 @@ def cells_of(taken: dict[int, Columns]) -> list[Numbers]:
 
 
 @contextmanager
-def loaded(setup: Setup) -> Iterator[api.VideoQA]:
+def load_qa(setup: Setup) -> Iterator[api.VideoQA]:
     """The model with a token cache of its own, which may be emptied at will."""
     with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, VZVIDEO_CACHE=cache):
         yield api.load(setup.model, device=setup.device)
 
 
 def empty_cache(qa: api.VideoQA) -> None:
-    """For what `loaded` gave."""
+    """For what `load_qa` gave."""
     qa.forget()
     shutil.rmtree(weights.cache_root() / "tokens", ignore_errors=True)
 

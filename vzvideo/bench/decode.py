@@ -21,7 +21,15 @@ from av.codec.hwaccel import hwdevices_available
 from numpy.typing import NDArray
 
 from vzvideo.bench.clips import LONG_GOP, SHORT_GOP, Clip, make, numbers
-from vzvideo.bench.measure import Numbers, highest_resident, in_child, ratio, rotated, spread, why
+from vzvideo.bench.measure import (
+    Numbers,
+    error_line,
+    in_child,
+    peak_resident_bytes,
+    ratio,
+    rotate,
+    spread,
+)
 from vzvideo.errors import SettingsError
 from vzvideo.video import open_video, sampling
 from vzvideo.video.pyav.hwaccel import acceleration
@@ -59,7 +67,7 @@ def clips(setup: Setup) -> list[Clip]:
     ]
 
 
-def wanted(clip: Clip, how: str) -> NDArray[np.int64]:
+def frame_numbers(clip: Clip, how: str) -> NDArray[np.int64]:
     """Numbers of the frames to read, ascending."""
     if how == "dense":
         return np.arange(DENSE) + (clip.frames - DENSE) // 2
@@ -72,20 +80,20 @@ def _cell(setup: Setup, clip: Clip, how: str) -> Numbers:
     try:
         path = make(clip, setup.scratch)
     except (ValueError, av.FFmpegError) as error:  # this PyAV cannot encode it
-        return cell | {"error": why(error)}
+        return cell | {"error": error_line(error)}
     cell["clip_bytes"] = path.stat().st_size
     runs: dict[str, list[Numbers]] = {name: [] for name in readers()}
     found: dict[str, Numbers] = {}
     deadline_s = max(300, 2 * clip.seconds)
     for turn in range(1 if setup.quick else min(setup.repeats, MOST_REPEATS)):
-        for name in rotated(runs, turn):
+        for name in rotate(runs, turn):
             if name in found:  # it failed before
                 continue
             try:
                 run = in_child(read_once, name, path, clip, how, deadline_s=deadline_s)
                 runs[name].append(run)
             except RuntimeError as error:
-                found[name] = {"error": why(error)}
+                found[name] = {"error": error_line(error)}
     for name in [name for name in runs if name not in found]:
         columns = {key: [run[key] for run in runs[name]] for key in runs[name][0]}
         wrong = sorted(set().union(*columns.pop("wrong_frames")))
@@ -103,15 +111,15 @@ def _cell(setup: Setup, clip: Clip, how: str) -> Numbers:
 
 def read_once(name: str, path: Path, clip: Clip, how: str) -> Numbers:
     """What it takes a reader, and the numbers of the frames for which it showed another."""
-    indices = wanted(clip, how)
+    indices = frame_numbers(clip, how)
     read = readers()[name]
     # What is imported is not timed.
     import_module(_IMPORTS.get(name.partition(",")[0], "vzvideo.video.pyav.reader"))
-    before = highest_resident(reset=True)
+    before = peak_resident_bytes(reset=True)
     begun_s, begun_cpu_s = time.perf_counter(), _cpu_s()
     pixels, at_s = read(path, clip, indices)
     found = {"time_s": time.perf_counter() - begun_s, "cpu_s": _cpu_s() - begun_cpu_s}
-    found["peak_bytes"] = highest_resident() - before
+    found["peak_bytes"] = peak_resident_bytes() - before
     wrong = (numbers(pixels) != indices) | (np.abs(at_s - indices / clip.fps) > _SAME_S)
     return found | {"wrong_frames": indices[wrong].tolist()}
 

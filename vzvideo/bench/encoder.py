@@ -23,15 +23,15 @@ from torch.utils._pytree import tree_leaves
 from vzvideo import visionzip
 from vzvideo.bench.measure import (
     Numbers,
-    alternate,
+    error_line,
     in_child,
-    peak_each,
+    peak_bytes_by_size,
     peaks_in_child,
     ratio,
-    rotated,
+    rotate,
     runnable,
     spread,
-    why,
+    time_alternating,
 )
 from vzvideo.bench.models import FEATURE_LAYER, Setup, load, prepared_noise
 from vzvideo.models.encoder import Encoder
@@ -49,7 +49,7 @@ def measure(setup: Setup) -> Numbers:
     batches = QUICK_BATCHES if setup.quick else BATCHES
     memory: dict[str, list[dict[int, int | str]]] = {name: [] for name in WAYS}
     for turn in range(1 if setup.quick else 3):
-        for name in rotated(memory, turn):
+        for name in rotate(memory, turn):
             memory[name].append(peaks_in_child(_memory, setup, name, batches))
     encoder = _load(setup)
     ways = ways_to_features(encoder)
@@ -66,11 +66,11 @@ def measure(setup: Setup) -> Numbers:
         try:
             found["cells"].append(_cell(encoder, timed, batch, peaks, setup))
         except RuntimeError as error:  # there is no room for so many
-            found["cells"].append({"frames": batch, "error": why(error)})
+            found["cells"].append({"frames": batch, "error": error_line(error)})
     try:  # in a process of its own, for a profiler leaves its traces
         found["profile"] = in_child(_profile, setup)
     except RuntimeError as error:
-        found["profile"] = {"error": why(error)}
+        found["profile"] = {"error": error_line(error)}
     found["squares"] = {"frames": LOOKED_AT}
     inputs = prepared_noise(encoder, LOOKED_AT)
     for name, run in ways.items():
@@ -102,7 +102,7 @@ def _cell(
     }
     variants, unable = runnable(variants | {"limit": limit})
     errors |= unable
-    taken = alternate(variants, setup.repeats)
+    taken = time_alternating(variants, setup.repeats)
     cell: Numbers = {"frames": batch, "limit_flop": limit.flop, "ways": {}}
     for name in ways:
         if name in taken:
@@ -258,7 +258,7 @@ def _memory(setup: Setup, name: str, batches: Sequence[int]) -> dict[int, int | 
     encoder = _load(setup)
     run, inputs = ways_to_features(encoder)[name], prepared_noise(encoder, max(batches))
     run(inputs[:1])
-    return peak_each(lambda batch: run(inputs[:batch]), batches)
+    return peak_bytes_by_size(lambda batch: run(inputs[:batch]), batches)
 
 
 class Squares(TorchDispatchMode):

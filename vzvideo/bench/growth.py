@@ -24,17 +24,25 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
-from vzvideo.bench.ask import FRAMES, QUESTIONS, cells_of, empty_cache, first_token, loaded, many
+from vzvideo.bench.ask import (
+    FRAMES,
+    QUESTIONS,
+    cells_by_count,
+    empty_cache,
+    first_token,
+    load_qa,
+    time_many,
+)
 from vzvideo.bench.clips import Clip, lengthened, make
 from vzvideo.bench.measure import (
     Columns,
     Numbers,
-    clocked,
-    highest_resident,
+    error_line,
     in_child,
-    rotated,
+    peak_resident_bytes,
+    rotate,
     spread,
-    why,
+    timed,
 )
 from vzvideo.bench.models import SEED, Setup, wordless
 from vzvideo.config import Settings
@@ -61,7 +69,7 @@ def measure(setup: Setup) -> Numbers:
         try:
             found[name] = curve(setup)
         except Exception as error:
-            found[name] = {"error": why(error)}
+            found[name] = {"error": error_line(error)}
     return found
 
 
@@ -74,13 +82,13 @@ def length(setup: Setup) -> list[Numbers]:
     runs: dict[int, list[Numbers]] = {seconds: [] for seconds in lengths}
     errors: dict[int, Numbers] = {}
     for turn in range(setup.repeats):
-        for seconds in rotated(lengths, turn):
+        for seconds in rotate(lengths, turn):
             if seconds in errors:
                 continue
             try:
                 runs[seconds].append(in_child(_first_token, setup, paths[seconds]))
             except RuntimeError as error:
-                errors[seconds] = {"error": why(error)}
+                errors[seconds] = {"error": error_line(error)}
     return [
         {"seconds": seconds, "clip_bytes": paths[seconds].stat().st_size}
         | (errors.get(seconds) or {name: spread([run[name] for run in each]) for name in each[0]})
@@ -90,15 +98,15 @@ def length(setup: Setup) -> list[Numbers]:
 
 def _first_token(setup: Setup, path: Path) -> Numbers:
     """Of a video not seen before, by a model that has answered already; the process's memory."""
-    with loaded(setup) as qa:
+    with load_qa(setup) as qa:
         first_token(qa, make(_REPEATED, setup.scratch), max(FRAMES))
         empty_cache(qa)
-        highest_resident(reset=True)
+        peak_resident_bytes(reset=True)
         spans = first_token(qa, path, max(FRAMES))
         return {
             "first_token_cold_s": spans[-1].ended_s,
             "decode_s": sum(end - begin for stage, begin, end in spans if stage == "decode"),
-            "resident_peak_bytes": highest_resident(),
+            "resident_peak_bytes": peak_resident_bytes(),
         }
 
 
@@ -107,9 +115,9 @@ def _first_token(setup: Setup, path: Path) -> Numbers:
 
 def questions(setup: Setup) -> list[Numbers]:
     path = make(_REPEATED, setup.scratch)
-    with loaded(setup) as qa:
+    with load_qa(setup) as qa:
         counts = QUICK_ASKED if setup.quick else ASKED
-        return cells_of(many(qa, path, counts, NEW_TOKENS, setup.repeats))
+        return cells_by_count(time_many(qa, path, counts, NEW_TOKENS, setup.repeats))
 
 
 # -- by rows of a corpus
@@ -126,7 +134,7 @@ def rows(setup: Setup) -> list[Numbers]:
             found = in_child(_corpus, clip, count, deadline_s=600 + count)
             cells.append({"rows": count} | {name: spread([found[name]]) for name in found})
         except RuntimeError as error:
-            cells.append({"rows": count, "error": why(error)})
+            cells.append({"rows": count, "error": error_line(error)})
     return cells
 
 
@@ -166,7 +174,7 @@ def _corpus(clip: Path, count: int) -> Numbers:
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            with clocked(taken, "time_s"):
+            with timed(taken, "time_s"):
                 summary = corpus.ask(
                     tasks, str(folder / "out"), settings,
                     progress=lambda _: done_s.append(time.perf_counter()),

@@ -30,7 +30,7 @@ DIED = "the process died"  # as where the system kills what asks for too much me
 
 
 @contextmanager
-def clocked(taken: Columns, name: str) -> Iterator[None]:
+def timed(taken: Columns, name: str) -> Iterator[None]:
     """Notes the seconds that what is done within takes, on the GPU too."""
     import torch  # here alone: a process that only decodes would take seconds to load it
 
@@ -42,22 +42,22 @@ def clocked(taken: Columns, name: str) -> Iterator[None]:
     taken.setdefault(name, []).append(time.perf_counter() - begun)
 
 
-def alternate(variants: dict[str, Callable[[], Any]], repeats: int) -> Columns:
+def time_alternating(variants: dict[str, Callable[[], Any]], repeats: int) -> Columns:
     """Seconds of every repetition of each variant, after one that does not count."""
     taken: Columns = {}
     for turn in range(repeats + 1):
-        for name in rotated(variants, turn):
-            with clocked(taken, name):
+        for name in rotate(variants, turn):
+            with timed(taken, name):
                 variants[name]()
-    return settled(taken)
+    return without_warmup(taken)
 
 
-def settled(taken: Columns) -> Columns:
+def without_warmup(taken: Columns) -> Columns:
     """Without the first repetition, which warmed everything up."""
     return {name: each[1:] for name, each in taken.items()}
 
 
-def rotated(items: Iterable[T], turn: int) -> list[T]:
+def rotate(items: Iterable[T], turn: int) -> list[T]:
     items = list(items)
     first = turn % len(items)
     return items[first:] + items[:first]
@@ -73,7 +73,7 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Numbers:
     return spread([a / b for a, b in zip(above, below, strict=True)])
 
 
-def peak(run: Callable[[], Any]) -> int:
+def peak_bytes(run: Callable[[], Any]) -> int:
     """Bytes by which `run` raises the memory in use, at its height: the GPU's where it is used.
 
     For a process of its own: on the CPU, what is allocated afterwards is slower for it.
@@ -85,26 +85,26 @@ def peak(run: Callable[[], Any]) -> int:
         run()
         return int(torch.cuda.max_memory_allocated() - before)
     return_freed_memory()
-    before = highest_resident(reset=True)
+    before = peak_resident_bytes(reset=True)
     run()
-    return highest_resident() - before
+    return peak_resident_bytes() - before
 
 
-def peak_each(run: Callable[[int], Any], sizes: Sequence[int]) -> dict[int, int | str]:
-    """`peak` of `run(size)` by size, or in its place why it does not run here."""
+def peak_bytes_by_size(run: Callable[[int], Any], sizes: Sequence[int]) -> dict[int, int | str]:
+    """`peak_bytes` of `run(size)` by size, or in its place why it does not run here."""
     found: dict[int, int | str] = {}
     for size in sizes:
         try:
-            found[size] = peak(partial(run, size))
+            found[size] = peak_bytes(partial(run, size))
         except Exception as error:
-            found[size] = why(error)
+            found[size] = error_line(error)
     return found
 
 
 def peaks_in_child(
     child: Callable[..., dict[int, int | str]], setup: Any, name: str, sizes: Sequence[int]
 ) -> dict[int, int | str]:
-    """`child(setup, name, sizes)`, a `peak_each` of ascending sizes, from a fresh process.
+    """`child(setup, name, sizes)`, a `peak_bytes_by_size` of ascending sizes, from a fresh process.
 
     Where that dies, the largest size is to blame, and the others are tried without it.
     """
@@ -112,7 +112,7 @@ def peaks_in_child(
         return in_child(child, setup, name, sizes)
     except RuntimeError as error:
         if str(error) != DIED:
-            return dict.fromkeys(sizes, why(error))
+            return dict.fromkeys(sizes, error_line(error))
         smaller = peaks_in_child(child, setup, name, sizes[:-1]) if sizes[1:] else {}
         return smaller | {sizes[-1]: DIED}
 
@@ -128,18 +128,18 @@ def runnable(
         try:
             run()
         except Exception as error:
-            errors[name] = {"error": why(error)}
+            errors[name] = {"error": error_line(error)}
         torch.cuda.empty_cache()  # what one held, the next may need
     return {name: run for name, run in variants.items() if name not in errors}, errors
 
 
-def why(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """One line of an error."""
     name = "" if type(error) is RuntimeError else f"{type(error).__name__}: "
     return f"{name}{' '.join(str(error).split())}"[:300]
 
 
-def highest_resident(reset: bool = False) -> int:
+def peak_resident_bytes(reset: bool = False) -> int:
     """Most bytes of RAM this process has held; since the last reset, where the system has one.
 
     Linux counts into a child's ru_maxrss what its parent held, so it is the second choice.
@@ -160,7 +160,7 @@ def return_freed_memory() -> None:
         libc.malloc_trim(0)
 
 
-def let_go() -> None:
+def free_memory() -> None:
     """Frees what is no longer used, on the device as well."""
     import torch
 
@@ -230,7 +230,7 @@ def show(name: str, value: Any) -> None:
     print(line, flush=True)
 
 
-def surroundings() -> Numbers:
+def environment() -> Numbers:
     """The machine and the software, as far as they say what they are, and the moment."""
     import torch
 

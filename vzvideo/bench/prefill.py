@@ -17,14 +17,14 @@ from vzvideo import visionzip
 from vzvideo.bench.measure import (
     Columns,
     Numbers,
-    alternate,
-    clocked,
-    peak_each,
+    error_line,
+    peak_bytes_by_size,
     peaks_in_child,
     ratio,
     runnable,
     spread,
-    why,
+    time_alternating,
+    timed,
 )
 from vzvideo.bench.models import Setup, load, noise
 from vzvideo.errors import BudgetError
@@ -144,7 +144,7 @@ def _measure_one(
 
     def timed(what: str, run: Callable[[Budget], Any], some: list[Budget], repeats: int) -> None:
         variants, errors = runnable({_name(budget): partial(run, budget) for budget in some})
-        taken = alternate(variants, repeats) if variants else {}
+        taken = time_alternating(variants, repeats) if variants else {}
         for budget in some:
             name = _name(budget)
             cells[budget][f"{what}_s"] = spread(taken[name]) if name in taken else errors[name]
@@ -173,11 +173,11 @@ def _ran(encoder: Encoder, language: LanguageModel, frames: int, budget: Budget)
     taken: Columns = {}
     try:
         tokens = random_tokens(encoder, frames, budget)
-        with clocked(taken, "prefill_s"):
+        with timed(taken, "prefill_s"):
             prefix = language.prefill(tokens)
         language.logits(prefix, QUESTION)
     except Exception as error:
-        return {"error": why(error)}
+        return {"error": error_line(error)}
     return {"prefill_s": spread(taken["prefill_s"])}
 
 
@@ -191,7 +191,7 @@ def _memory(setup: Setup, name: str, counts: Sequence[int]) -> dict[int, int | s
     fit = [count for count in counts if count <= most]
     given = {count: random_tokens(encoder, count, budget) for count in (1, *fit)}
     language.prefill(given[1])
-    return peak_each(lambda count: language.prefill(given[count]), fit)
+    return peak_bytes_by_size(lambda count: language.prefill(given[count]), fit)
 
 
 def _name(budget: Budget) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
-from vzvideo.bench.measure import Numbers, let_go, show, surroundings, why
+from vzvideo.bench.measure import Numbers, environment, error_line, free_memory, show
 from vzvideo.bench.models import SEED, Setup
 from vzvideo.errors import SettingsError
 
@@ -27,15 +27,18 @@ PARTS = {
     "questions": "ask.measure_questions",
     "growth": "growth.measure",
 }
+QUICK = ("encoder", "prefill", "decode", "ask")  # what a look of three minutes has time for
 # What random weights of a shape can be measured for; "sizes" is about two shapes of its own.
 GEOMETRIES = {"video-llava-7b": ("encoder", "prefill"), "llava-next": ("sizes",)}
 
 
-def choose(parts: Sequence[str], geometry: str | None) -> list[str]:
-    """The parts asked for, all that are possible if none are; SettingsError where one is not."""
+def choose(parts: Sequence[str], geometry: str | None, quick: bool = False) -> list[str]:
+    """The parts asked for, all that are possible if none are, or the quickest of them;
+    SettingsError where one is not."""
     if geometry and geometry not in GEOMETRIES:
         raise SettingsError(f"geometry {geometry!r}: choose {' or '.join(GEOMETRIES)}")
     possible = GEOMETRIES[geometry] if geometry else [name for name in PARTS if name != "sizes"]
+    usual = [part for part in possible if part in QUICK] if quick and not parts else possible
     parts = [] if "all" in parts else parts
     for part in parts:
         if part not in PARTS:
@@ -44,7 +47,7 @@ def choose(parts: Sequence[str], geometry: str | None) -> list[str]:
             raise SettingsError(f"{part}: is measured with --geometry llava-next")
         if part not in possible:
             raise SettingsError(f"{part}: with --geometry {geometry}, {' and '.join(possible)} are")
-    return list(dict.fromkeys(parts or possible))
+    return list(dict.fromkeys(parts or usual))
 
 
 def run(parts: Sequence[str], setup: Setup, out: Path, command: Sequence[str]) -> Numbers:
@@ -55,8 +58,8 @@ def run(parts: Sequence[str], setup: Setup, out: Path, command: Sequence[str]) -
     the same hardware and versions; SettingsError where `out` was measured on others, or is
     something else. A part that fails holds {"error": one line}, and the others go on.
     """
-    parts = choose(parts, setup.geometry)
-    about = surroundings()
+    parts = choose(parts, setup.geometry, setup.quick)
+    about = environment()
     fixed = {"seed": SEED, "hardware": about["hardware"], "versions": about["versions"]}
     results = _earlier(out, fixed) | fixed
     _write(results, out)  # now, and not after an hour, it shows whether that is possible
@@ -65,16 +68,16 @@ def run(parts: Sequence[str], setup: Setup, out: Path, command: Sequence[str]) -
         mock.patch.dict(os.environ, VZVIDEO_CACHE=cache),
     ):
         for part in parts:
-            moment = {key: surroundings()[key] for key in ("commit", "date", "load_average")}
+            moment = {key: environment()[key] for key in ("commit", "date", "load_average")}
             results[part] = {"command": list(command), **moment, **_facts(setup)}
             try:
                 module, function = PARTS[part].split(".")
                 found = importlib.import_module(f"vzvideo.bench.{module}")
                 numbers: Numbers = getattr(found, function)(setup)
             except Exception as error:
-                numbers = {"error": why(error)}
+                numbers = {"error": error_line(error)}
             results[part] |= numbers
-            let_go()  # or the next part's processes would find the device full
+            free_memory()  # or the next part's processes would find the device full
             show(part, numbers)
             # After each part: a long run that breaks off leaves what it has.
             _write(results, out)

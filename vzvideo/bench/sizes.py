@@ -17,13 +17,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from vzvideo.bench import models
 from vzvideo.bench.measure import (
     Numbers,
-    alternate,
-    peak_each,
+    error_line,
+    peak_bytes_by_size,
     peaks_in_child,
     ratio,
     runnable,
     spread,
-    why,
+    time_alternating,
 )
 from vzvideo.bench.models import Setup, random_dtype
 
@@ -57,7 +57,7 @@ def measure(setup: Setup) -> Numbers:
         try:
             model = make(setup, name)
         except Exception as error:  # both at once need 40 GB
-            found["models"].append({"model": name, "error": why(error)})
+            found["models"].append({"model": name, "error": error_line(error)})
             continue
         weight_bytes = sum(w.numel() * w.element_size() for w in model.parameters())
         layers = model.config.num_hidden_layers
@@ -66,7 +66,7 @@ def measure(setup: Setup) -> Numbers:
             key = f"{name}, {count}"
             variants[key], whose[key] = partial(read, model, count), (name, count)
     variants, errors = runnable(variants)
-    taken = alternate(variants, setup.repeats) if variants else {}
+    taken = time_alternating(variants, setup.repeats) if variants else {}
     found["cells"] = []
     for key, (name, count) in whose.items():
         cell: Numbers = {"model": name, "tokens": count, "whole": count == WHOLE}
@@ -104,4 +104,4 @@ def _memory(setup: Setup, name: str, counts: Sequence[int]) -> dict[int, int | s
     """Peak growth in bytes by tokens read, once everything has been used."""
     model = make(setup, name)
     read(model, 1)
-    return peak_each(partial(read, model), counts)
+    return peak_bytes_by_size(partial(read, model), counts)

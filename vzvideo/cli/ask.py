@@ -41,8 +41,8 @@ def ask(
     videos = [video, *more]
     with _standard_input(videos) as paths:
         try:
-            for path in paths:
-                check(path, settings)
+            for path in paths:  # of several, one that is broken keeps no other from its answer
+                check(path, settings if len(paths) == 1 else None)
             _check_questions(questions)
             qa = load(settings)
         except VzVideoError as error:

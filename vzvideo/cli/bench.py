@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ def bench(
         Path, typer.Option("-o", "--out", help="JSON file for every number; parts are added to it.")
     ] = Path("bench.json"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="Smaller and fewer of all; minutes.")
+        bool, typer.Option("--quick", help="Smaller and fewer of all: about three minutes.")
     ] = False,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="At most, of everything (7; 3 with --quick).")
@@ -63,7 +63,7 @@ def bench(
     from vzvideo.models import catalog, weights
     from vzvideo.video.base import check_file
 
-    chosen = run.choose(parts or [], geometry)
+    chosen = run.choose(parts or [], geometry, quick)
     if video:
         check_file(video)
     name = Path(model).name if Path(model).is_dir() else model
@@ -89,10 +89,27 @@ def bench(
     )
     command = ["vzvideo", *sys.argv[1:]]
     results = run.run(chosen, setup, out, command)
+    _print_summary({part: results[part] for part in chosen})
     say(str(out))
     if failed := [part for part in chosen if "error" in results[part]]:
         say(f"failed: {', '.join(failed)}")
         raise typer.Exit(1)
+
+
+def _print_summary(results: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from vzvideo.bench.summary import summary
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "vzvideo", "beside", ""):
+        table.add_column(heading)
+    for line in summary(results):
+        table.add_row(*line)
+    console = Console(highlight=False)
+    console.print()
+    console.print(table)
 
 
 def _device(name: str) -> str:

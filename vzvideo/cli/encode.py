@@ -22,6 +22,7 @@ def encode(
     """Compress a video once; `ask` and `chat` take the file in its place."""
     from vzvideo.corpus.manifest import ENDINGS
     from vzvideo.qa import store
+    from vzvideo.types import is_token_file
 
     target = out or Path(Path(video.split("?")[0]).stem + ".vz.safetensors")
     if not target.parent.is_dir():
@@ -31,7 +32,7 @@ def encode(
     if target.suffix.lower() in ENDINGS:
         raise SettingsError(f"{target}: is a video's name, and tokens are no video")
     check(video, settings)
-    if "://" not in video and store.is_token_file(Path(video)):
+    if "://" not in video and is_token_file(Path(video)):
         raise SettingsError(f"{video}: holds visual tokens already; `ask` and `chat` take it")
     qa = load(settings)
     with progress_bars() as progress:

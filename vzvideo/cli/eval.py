@@ -103,7 +103,9 @@ def _print_scores(scores: list[Score]) -> None:
     if failed:
         table.add_column("failed", justify="right")
     for s in scores:
-        between = "" if s.low is None else f"{shown(s.low)}-{shown(s.high)}"
+        between = "few videos" if s.low is None else f"{shown(s.low)}-{shown(s.high)}"
+        if s.metric == "BLEU-4":  # of a corpus as a whole
+            between = ""
         cells = [s.kind, s.metric, str(s.questions), shown(s.score), between]
         cells += [shown(s.no_video), shown(s.wrong_video), *([str(s.failed)] if failed else [])]
         table.add_row(*cells)

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -116,22 +117,23 @@ def _root(
 
 
 # In the order in which `--help` lists them.
-for command in (
-    ask.ask,
-    chat.chat,
-    encode.encode,
-    eval.evaluate,
-    corpus.batch,
-    corpus.index,
-    stream.watch,
-    show.show,
-    bench.bench,
-    models.models,
-    models.pull,
-    check.check_model,
-    cache.cache,
-):
-    app.command({"evaluate": "eval", "check_model": "check"}.get(command.__name__))(command)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "ask": ask.ask,
+    "chat": chat.chat,
+    "encode": encode.encode,
+    "show": show.show,
+    "watch": stream.watch,
+    "batch": corpus.batch,
+    "index": corpus.index,
+    "eval": eval.evaluate,
+    "bench": bench.bench,
+    "models": models.models,
+    "pull": models.pull,
+    "check": check.check_model,
+    "cache": cache.cache,
+}
+for name, command in _COMMANDS.items():
+    app.command(name)(command)
 
 
 if __name__ == "__main__":

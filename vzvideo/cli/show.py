@@ -63,7 +63,7 @@ def show(
     with progress_bars() as progress:
         part: Any = "tower" if ask is None else "both"
         qa = api.load(settings=settings, progress=progress, say=say, part=part)
-        looked, tokens = look.look(qa, video, question=question, progress=progress)
+        looked, tokens = look.inspect_video(qa, video, question=question, progress=progress)
         answer = evidence = None
         if ask is not None:
             answer = qa.ask(tokens, question)
@@ -83,7 +83,7 @@ def show(
         _write(png, held.getvalue())
         echo_path(png, err=as_json)
     if as_json:
-        about = {"source": video, "model": looked.model} | redundancy.numbers(looked)
+        about = {"source": video, "model": looked.model} | redundancy.as_dict(looked)
         about["frame_times_s"] = [round(float(time_s), 6) for time_s in looked.pts_s]
         if answer and evidence:
             about |= {"question": answer.question, "answer": answer.text}

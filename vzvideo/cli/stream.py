@@ -18,10 +18,11 @@ import typer
 
 from vzvideo.cli.options import ANSWERING, Json, echo_json, load, say, with_settings
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
-from vzvideo.words import format_time
+from vzvideo.words import format_time, pluralize
 
 if TYPE_CHECKING:
     from vzvideo.config import Settings
+    from vzvideo.live.every import Every
     from vzvideo.live.stream import Stream
     from vzvideo.types import Answer
 
@@ -83,10 +84,14 @@ def watch(
     with stream, _stopping():
         try:
             with _saving(stream, state):
-                stream.attach(source, speed=factor)
                 if questions:
-                    _ask_again(stream, questions, every, since, as_json)
+                    since_s = -every if since is None else (-since or -math.inf)  # 0: all there is
+                    # Before anything is read: a file then waits for its answers.
+                    again = stream.every(every, questions[0], since_s=since_s)
+                    stream.attach(source, speed=factor)
+                    _ask_again(stream, again, questions, since_s, as_json)
                 else:
+                    stream.attach(source, speed=factor)
                     _ask_what_is_typed(stream, as_json)
         except KeyboardInterrupt:  # how one stops watching
             say("")
@@ -123,21 +128,17 @@ def _speed(text: str) -> float | None:
 
 
 def _ask_again(
-    stream: Stream,
-    questions: list[str],
-    every: float,
-    since: float | None,
-    as_json: bool,
+    stream: Stream, again: Every, questions: list[str], since_s: float, as_json: bool
 ) -> None:
-    since_s = -every if since is None else (-since or -math.inf)  # 0 for all there is
-    first, *others = questions
-    again = stream.every(every, first, since_s=since_s)
+    _, *others = questions
     for answer in again:
         _print(stream, answer, again.at_s, as_json, labelled=bool(others))
         for question in others:
             at_s = stream.memory.end_s
             answer = stream.ask(question, since_s=since_s)
             _print(stream, answer, at_s, as_json, labelled=True)
+    if again.skipped:
+        say(f"answers took longer than their time: {pluralize(again.skipped, 'time')} not asked")
 
 
 def _ask_what_is_typed(stream: Stream, as_json: bool) -> None:

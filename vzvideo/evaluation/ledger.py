@@ -14,7 +14,7 @@ from typing import Any
 from vzvideo.errors import SettingsError
 
 
-class Ledger:
+class AnswerLog:
     """The rows that are there already, in a file that only ever grows by whole lines.
 
     about: what made them; a file that something else made is refused.
@@ -36,10 +36,10 @@ class Ledger:
             self._check(lines[0], out)
             # What failed is asked again: the file may be there by now.
             rows = [row for row in map(json.loads, lines[1:]) if row["error"] is None]
-            write(self._path, _lines([{"about": about}, *rows]))
+            write_atomic(self._path, _lines([{"about": about}, *rows]))
             self.rows = {r["id"]: r for r in rows if asked.get(r["id"]) == r["asked"]}
         else:
-            write(self._path, _lines([{"about": about}]))
+            write_atomic(self._path, _lines([{"about": about}]))
 
     def _check(self, line: str, out: Path) -> None:
         try:
@@ -73,7 +73,7 @@ def _lines(rows: Sequence[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def write(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str) -> None:
     """A file that is there whole, or as it was before."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")

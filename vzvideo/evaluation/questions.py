@@ -150,7 +150,7 @@ def _own(path: Path, videos: _Videos) -> _Pairs:
         if row.has("answer") == row.has("answers"):
             row.add_problem("answer or answers: give one of them")
         else:
-            answers = (row.text("answer"),) if row.has("answer") else row.texts("answers")
+            answers = (_answer(row),) if row.has("answer") else row.texts("answers")
         options = row.texts("options") if row.has("options") else ()
         if options and len(set(options)) != max(len(options), 2):
             row.add_problem("options: at least two are needed, none of them twice")
@@ -168,6 +168,17 @@ def _own(path: Path, videos: _Videos) -> _Pairs:
         asked, answers = row.text("question"), _listed(row, answers, options)
         own = row.text("id", number=True) if row.has("id") else str(number)
         yield row, Question(own, place, asked, answers, options, kind, metric, start_s, end_s)
+
+
+def _answer(row: Row) -> str:
+    """A text; or the number of one of the options, which are counted from 1."""
+    number, options = row.fields.get("answer"), row.fields.get("options")
+    if type(number) is not int or not isinstance(options, list):
+        return row.text("answer")
+    if 1 <= number <= len(options):
+        return str(options[number - 1]).strip()
+    row.add_problem(f"answer: option {number} given, 1..{len(options)} are there")
+    return ""
 
 
 def _msvd(path: Path, videos: _Videos) -> _Pairs:

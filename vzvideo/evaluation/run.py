@@ -22,7 +22,7 @@ import numpy as np
 from vzvideo._version import __version__
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
 from vzvideo.evaluation import scoring
-from vzvideo.evaluation.ledger import Ledger, write, write_parquet
+from vzvideo.evaluation.ledger import AnswerLog, write_atomic, write_parquet
 from vzvideo.evaluation.questions import Question
 from vzvideo.evaluation.table import SHOWN, Score, table
 from vzvideo.models import catalog, weights
@@ -72,7 +72,7 @@ def run(
     """
     check(questions, prompt, choose)
     asked = {q.id: _digest(dataclasses.asdict(q)) for q in questions}
-    ledger = Ledger(out, _signature(qa, prompt, choose, baselines), asked)
+    ledger = AnswerLog(out, _signature(qa, prompt, choose, baselines), asked)
     videos: dict[tuple[Any, ...], list[Question]] = {}
     for question in questions:
         videos.setdefault(_place(question), []).append(question)
@@ -95,7 +95,7 @@ def run(
     rows = [ledger.rows[question.id] for question in questions]
     scores = table(rows)
     about = ledger.about | {"scores": [dataclasses.asdict(score) for score in scores]}
-    write(out / "scores.json", json.dumps(about, indent=1) + "\n")
+    write_atomic(out / "scores.json", json.dumps(about, indent=1) + "\n")
     write_parquet(rows, out / "answers.parquet")
     return scores
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from vzvideo.errors import ModelError, SettingsError
 from vzvideo.live.sources import LiveSource, downscale, is_similar, thumbnail
 from vzvideo.types import FrameBatch, Policy, VisualTokens
+from vzvideo.video.base import SAME_S
 from vzvideo.visionzip.memory import Memory, Moment
 
 _STEP_S = 0.04  # from the last frame of one source to the first of the next
@@ -104,6 +106,10 @@ class Ingest:
         self._waiting: deque[_Frame] = deque()
         self._last: _Frame | None = None  # the last that was to be encoded
         self._live: LiveSource | None = None
+        self._waits = False  # whether what is attached is held back where somebody asks it so
+        self._held = False  # whether it stands and waits for that
+        # Who wants a source that can wait to go no further, and up to when.
+        self._holds: weakref.WeakKeyDictionary[object, float] = weakref.WeakKeyDictionary()
         self._attached = False  # was anything ever
         self._untold: BaseException | None = None  # what went wrong in a thread
         self._broken: BaseException | None = None  # why the encoder's has ended
@@ -132,15 +138,18 @@ class Ingest:
                 raise SettingsError(f"{self._live.source} is attached: push before or after it")
         self._take(downscale(frame, self._size), float(pts_s))
 
-    def attach(self, open_at: Callable[[float], LiveSource]) -> None:
-        """Reads a source in a thread of its own; open_at: the source, by the time it begins at."""
+    def attach(self, open_at: Callable[[float], LiveSource], *, waits: bool = False) -> None:
+        """Reads a source in a thread of its own; open_at: the source, by the time it begins at.
+
+        waits: it loses nothing by being held back, as a file does; see `hold`.
+        """
         with self._changed:
             self._check(feeding=True)
             if self._live is not None:
                 raise SettingsError(f"{self._live.source} is attached: one source at a time")
             first = self._newest_s == -math.inf
             self._live = live = open_at(0.0 if first else self._newest_s + _STEP_S)
-            self._attached = True
+            self._attached, self._waits = True, waits
             follower = threading.Thread(target=self._follow, args=(live,), name="vzvideo source")
             self._threads[1:] = [follower]
             follower.start()
@@ -163,6 +172,7 @@ class Ingest:
     def _take(self, pixels: NDArray[np.uint8], pts_s: float) -> None:
         small = thumbnail(pixels)
         with self._pushing, self._changed:
+            self._wait_for_holders(pts_s)
             self._check_open()
             if pts_s < self._newest_s:
                 raise SettingsError(
@@ -184,6 +194,36 @@ class Ingest:
             self._newest_s = pts_s
             self._counts["frames_in"] += 1
             self._changed.notify_all()
+
+    def hold(self, who: object, until_s: float) -> None:
+        """Frames behind `until_s` of a source that can wait are not taken until `who`, which lives,
+        says a later time."""
+        with self._changed:
+            self._holds[who] = until_s + SAME_S
+            self._held = False  # whoever is held looks again
+            self._changed.notify_all()
+
+    def release(self, who: object) -> None:
+        """`who` holds nothing back any more."""
+        with self._changed:
+            self._holds.pop(who, None)
+            self._held = False
+            self._changed.notify_all()
+
+    @property
+    def held(self) -> bool:
+        """Whether the source waits for somebody who holds it back."""
+        return self._held
+
+    def _wait_for_holders(self, pts_s: float) -> None:
+        if self._live is None or not self._waits:
+            return
+        while pts_s > min(self._holds.values(), default=math.inf) and not self._over:
+            if not self._held:
+                self._held = True
+                self._changed.notify_all()
+            self._changed.wait(_LOOK_S)  # a holder may have gone without a word
+        self._held = False
 
     def _shows_nothing_new(
         self, pixels: NDArray[np.uint8], small: NDArray[np.int16], last: _Frame
@@ -299,11 +339,12 @@ class Ingest:
             return done
 
     def wait_until(self, due_s: float, left: threading.Event) -> float:
-        """Waits until what is remembered goes so far, or nothing more comes, or `left` is set and
-        `wake` called; how far it goes."""
+        """Waits until what is remembered goes so far, or nothing more comes, or the source is held
+        there, or `left` is set and `wake` called; how far it goes."""
 
         def over() -> bool:
-            return (self._attached and self._idle) or self._over or left.is_set()
+            held = self._held and not self._pending
+            return (self._attached and self._idle) or held or self._over or left.is_set()
 
         with self._changed:
             self._changed.wait_for(lambda: self._memory.end_s >= due_s or over())

@@ -147,7 +147,7 @@ class Stream:
                 format=format,
             )
 
-        self._ingest.attach(open_at)
+        self._ingest.attach(open_at, waits=name != "-" and os.path.isfile(name))
         self._source = name
 
     # -- questions
@@ -254,8 +254,9 @@ class Stream:
         """Asks again and again, each time so many seconds of the stream have gone by.
 
         `for` and `async for` both go over the answers, until the stream is closed or what was
-        attached has ended. Each looks at the last `seconds`, or where `since_s` says. Where
-        answering takes longer, times are left out.
+        attached has ended. Each looks at the last `seconds`, or where `since_s` says. A file waits
+        for its answers, so that every time is asked; of live sources times are left out where
+        answering takes longer, and `skipped` counts them.
         """
         if not 0 < seconds < math.inf:
             raise SettingsError(f"every: {seconds:g} given, seconds above 0 are needed")

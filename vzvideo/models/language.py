@@ -24,7 +24,7 @@ from vzvideo.errors import BudgetError, ModelError, VzVideoError
 from vzvideo.models.clip_prompt import ClipPrompt
 from vzvideo.models.families import family_of
 from vzvideo.models.generation import Generation, Say, TextPieces, stream_text
-from vzvideo.models.prefix import Prefix, copy_cache
+from vzvideo.models.prefix import Prefix, cache_argument, copy_cache
 from vzvideo.types import VisualTokens
 
 SHORTEST_ANSWER = 16  # tokens; with less room left, a question is refused instead of cut short
@@ -107,7 +107,7 @@ class LanguageModel:
         placed = {} if prefix.positions is None else {"position_ids": prefix.positions[..., done:]}
         self.model(
             input_ids=prefix.ids[:, done:],
-            past_key_values=prefix.cache,
+            **cache_argument(prefix.cache),
             use_cache=True,
             logits_to_keep=1,
             mm_encoder_outputs={modality: self.family.hand_over(modality, [handed])},
@@ -136,7 +136,7 @@ class LanguageModel:
         self.family.resume(None)
         ids = torch.tensor([before], device=self.device)
         cache = DynamicCache(config=self.model.config.get_text_config())
-        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self.model(input_ids=ids, **cache_argument(cache), use_cache=True, logits_to_keep=1)
         return Prefix(ids, cache)
 
     def prompt_ids(self, prefix: Prefix, question: str) -> Tensor:
@@ -153,7 +153,7 @@ class LanguageModel:
         with self._using(prefix):
             try:
                 scores = self.model(
-                    input_ids=ids[:, done:], past_key_values=prefix.cache, logits_to_keep=1
+                    input_ids=ids[:, done:], **cache_argument(prefix.cache), logits_to_keep=1
                 ).logits
             finally:
                 prefix.crop(done)
@@ -174,12 +174,15 @@ class LanguageModel:
         video = prefix.ids[0] == self.video_token if prefix.visual is None else prefix.visual
         asking = ids.shape[1] - len(said) - 1  # what stands last before a token predicts it
         if asking:
-            self.model(input_ids=ids[:, :asking], past_key_values=cache, logits_to_keep=1)
+            self.model(input_ids=ids[:, :asking], **cache_argument(cache), logits_to_keep=1)
         heard = torch.zeros(int(video.sum()), device=self.device)
         with self._plain_attention():
             for part in ids[:, asking:].split(_ATTENTION_CHUNK, dim=1):
                 layers = self.model(
-                    input_ids=part, past_key_values=cache, logits_to_keep=1, output_attentions=True
+                    input_ids=part,
+                    **cache_argument(cache),
+                    logits_to_keep=1,
+                    output_attentions=True,
                 ).attentions
                 for weights in layers[-(len(layers) // 3 or 1) :]:  # (1, heads, queries, keys)
                     heard += weights[0, ..., : len(video)][..., video].float().sum((0, 1))
@@ -327,7 +330,7 @@ class LanguageModel:
                 logits = self.model(
                     input_ids=ids,
                     attention_mask=mask,
-                    past_key_values=copy_cache(prefix.cache, len(some)),
+                    **cache_argument(copy_cache(prefix.cache, len(some))),
                     **self.family.following(prefix.length, ids, prefix.ahead),
                     logits_to_keep=longest - len(tail) + 1,
                 ).logits.float()
@@ -356,7 +359,7 @@ class LanguageModel:
         """`cache`, which now knows `ids` but for the last one, once for each beam."""
         known = cache.get_seq_length()
         if known < ids.shape[1] - 1:
-            self.model(input_ids=ids[:, known:-1], past_key_values=cache, logits_to_keep=1)
+            self.model(input_ids=ids[:, known:-1], **cache_argument(cache), logits_to_keep=1)
         return copy_cache(cache, num_beams)
 
     def _text(self, ids: Tensor) -> str:
@@ -371,7 +374,7 @@ class LanguageModel:
         options.setdefault("attention_mask", torch.ones_like(ids))
         said: Tensor = self.model.generate(
             input_ids=ids,
-            past_key_values=cache,
+            **cache_argument(cache),
             eos_token_id=sorted(self.ends),
             pad_token_id=self.pad,
             **how.arguments(self.window - ids.shape[1]),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, LlamaForCausalLM
 
 from vzvideo.errors import ModelError
 
@@ -57,6 +58,17 @@ class Prefix:
             yield
         finally:
             self.busy = False
+
+
+# transformers 5.24 calls it otherwise, and warns of the old name.
+_ARGUMENT = (
+    "cache" if "cache" in signature(LlamaForCausalLM.forward).parameters else "past_key_values"
+)
+
+
+def cache_argument(cache: DynamicCache) -> dict[str, DynamicCache]:
+    """The cache as a keyword argument of `forward` and `generate`."""
+    return {_ARGUMENT: cache}
 
 
 def copy_cache(cache: DynamicCache, rows: int = 1, length: int | None = None) -> DynamicCache:

@@ -17,8 +17,8 @@ import torch
 from vzvideo.errors import SettingsError
 from vzvideo.models.encoder import Encoder, join
 from vzvideo.qa.prefetch import Prefetch, Span, StageTimer
-from vzvideo.qa.store import TokenCache, is_playlist, is_token_file
-from vzvideo.types import VisualTokens
+from vzvideo.qa.store import TokenCache, is_playlist
+from vzvideo.types import VisualTokens, is_token_file
 from vzvideo.video.base import check_file, no_frames
 from vzvideo.video.frames import frames_of
 

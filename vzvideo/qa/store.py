@@ -24,7 +24,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from vzvideo.errors import TokenFileError
-from vzvideo.types import VisualTokens
+from vzvideo.types import MAX_HEADER_BYTES, VisualTokens
 
 FORMAT = 1
 _ARRAYS = ("frame", "role", "patch", "pts_s")
@@ -32,7 +32,6 @@ _BLOCKS, _BLOCK_BYTES = 64, 1 << 16
 _ABANDONED_S = 3600.0  # no file takes so long to be written
 # How files begin whose pictures lie in others: HLS playlists, FFmpeg's lists, DASH manifests, SDP.
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0")
-_MAX_HEADER_BYTES = 1 << 27
 
 
 def save(tokens: VisualTokens, path: Path, more: Mapping[str, Tensor] | None = None) -> None:
@@ -102,7 +101,7 @@ def load_with_extras(path: Path) -> tuple[VisualTokens, dict[str, Tensor]]:
 def _metadata(file: BinaryIO) -> dict[str, str]:
     """What a safetensors file says of itself, the weights of a model not read for it."""
     size = int.from_bytes(file.read(8), "little")
-    if size > _MAX_HEADER_BYTES:
+    if size > MAX_HEADER_BYTES:
         raise ValueError("no safetensors")
     header = json.loads(file.read(size))
     metadata: dict[str, str] = header.get("__metadata__", {}) if isinstance(header, dict) else {}
@@ -137,22 +136,6 @@ def describe(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError):
         return {"source": "damaged", "model": "?"}
     return {"source": about["source"], "model": "?"} | about["settings"]
-
-
-def is_token_file(path: Path) -> bool:
-    """Whether a file begins as safetensors do: a video never does."""
-    try:
-        if not path.is_file():  # what is read of a pipe is gone
-            return False
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError:
-        return False
-    return path.name.endswith(".safetensors") or (
-        len(head) == 9
-        and int.from_bytes(head[:8], "little") <= _MAX_HEADER_BYTES
-        and head[8:] == b"{"
-    )
 
 
 def is_playlist(path: Path) -> bool:

@@ -21,9 +21,8 @@ from vzvideo.models.encoder import Scored, join
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.qa.encoding import Progress
 from vzvideo.qa.evidence import needs_tenths
-from vzvideo.qa.store import is_token_file
 from vzvideo.qa.video_qa import VideoQA
-from vzvideo.types import VisualTokens
+from vzvideo.types import VisualTokens, is_token_file
 from vzvideo.video.base import check_file, no_frames
 from vzvideo.video.frames import frames_of
 from vzvideo.words import format_time
@@ -33,7 +32,7 @@ _PAIRS = 2000  # drawn at random, to say how alike two patches are that have not
 
 
 @dataclass(frozen=True)
-class Cut:
+class BudgetView:
     """What one budget makes of T frames of P patches; M tokens come out of each.
 
     dominant: the first tokens of the M that stand as they are, a CLS counted among them.
@@ -57,7 +56,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspection:
     """T frames of a video, P patches each, seen through a tower of L layers.
 
     pictures: uint8 (T, S, S, 3), the square of each frame that the tower sees.
@@ -79,7 +78,7 @@ class Look:
     by_layer: NDArray[np.float32]
     neighbours: NDArray[np.float32]
     chance: float
-    cuts: dict[int, Cut]
+    cuts: dict[int, BudgetView]
     chosen: int  # the budget that the settings ask for, one of `cuts`
 
     @property
@@ -91,9 +90,9 @@ class Look:
         return format_time(time_s, needs_tenths(self.pts_s))
 
 
-def look(
+def inspect_video(
     qa: VideoQA, source: str, *, question: str = "?", progress: Progress | None = None
-) -> tuple[Look, VisualTokens]:
+) -> tuple[Inspection, VisualTokens]:
     """Decodes and encodes a video as `qa` would for `question`; what it sees on the way, and the
     tokens to ask.
 
@@ -126,7 +125,7 @@ def look(
     whole = Scored(*(torch.cat(values) for values in zip(*scored, strict=True)))
     cls = int(encoder.has_cls)
     patches = F.normalize(whole.hidden[:, cls:].float(), dim=-1)  # (T, P, D)
-    looked = Look(
+    looked = Inspection(
         source=source,
         model=qa.name,
         pictures=_same_size(pictures),
@@ -156,7 +155,7 @@ def check(source: str) -> None:
         raise SettingsError(f"{source}: these are tokens, without their pictures; give the video")
 
 
-def _cut(scored: Scored, dominant: int, contextual: int, merge: str, has_cls: bool) -> Cut:
+def _cut(scored: Scored, dominant: int, contextual: int, merge: str, has_cls: bool) -> BudgetView:
     zipped = visionzip.compress(
         *scored, dominant, contextual, merge=merge, has_cls=has_cls  # type: ignore[arg-type]
     )  # fmt: skip
@@ -170,7 +169,7 @@ def _cut(scored: Scored, dominant: int, contextual: int, merge: str, has_cls: bo
     kept = alike.amax(-1)[merged] if alike.shape[-1] else unit.new_empty(0)
     into = out.gather(1, assignment.clamp(min=0).unsqueeze(-1).expand(-1, -1, out.shape[-1]))
     own = (unit * into).sum(-1)
-    return Cut(
+    return BudgetView(
         dominant,
         (zipped.patch - cls).numpy(),
         assignment.numpy(),

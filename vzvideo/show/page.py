@@ -1,4 +1,4 @@
-"""A `Look` as one HTML page that needs nothing beside it: no network, no library, no other file."""
+"""An `Inspection` as one HTML page that needs nothing beside it: no network, no other file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from vzvideo.qa.evidence import Evidence, needs_tenths
 from vzvideo.show import charts, redundancy
-from vzvideo.show.look import Look
+from vzvideo.show.look import Inspection
 from vzvideo.types import Answer
 from vzvideo.video.base import short_name
 
@@ -24,7 +24,7 @@ _PICTURES_BYTES = 3_300_000  # base64 adds a third; with the numbers it stays un
 _QUALITIES = ((448, 82), (336, 78), (256, 72), (192, 62), (128, 50), (96, 40))  # edge, JPEG's
 
 
-def page(look: Look, answer: Answer | None = None, evidence: Evidence | None = None) -> str:
+def page(look: Inspection, answer: Answer | None = None, evidence: Evidence | None = None) -> str:
     """The page as text; with an answer, which frames it drew on."""
     template = resources.files("vzvideo.show").joinpath("page.html").read_text(encoding="utf-8")
     facts = (
@@ -48,7 +48,7 @@ def page(look: Look, answer: Answer | None = None, evidence: Evidence | None = N
     return re.sub("|".join(f"@{name}@" for name in parts), lambda m: parts[m[0][1:-1]], template)
 
 
-def _asked(look: Look, answer: Answer, evidence: Evidence | None) -> str:
+def _asked(look: Inspection, answer: Answer, evidence: Evidence | None) -> str:
     drawn = ""
     if evidence is not None:
         drawn = f"Drawn from {escape(str(evidence))}, at {look.chosen} tokens a frame"
@@ -59,7 +59,7 @@ def _asked(look: Look, answer: Answer, evidence: Evidence | None) -> str:
     )
 
 
-def _data(look: Look, facts: str, evidence: Evidence | None) -> str:
+def _data(look: Inspection, facts: str, evidence: Evidence | None) -> str:
     highest = look.attention.max(1, keepdims=True)
     attention = np.rint(255 * look.attention / np.maximum(highest, 1e-12)).astype(int)
     frames = [
@@ -88,7 +88,7 @@ def _data(look: Look, facts: str, evidence: Evidence | None) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _by_token(look: Look, evidence: Evidence) -> list[list[float]]:
+def _by_token(look: Inspection, evidence: Evidence) -> list[list[float]]:
     """Shares (T, M) of the tokens of the budget that was asked with."""
     shares = evidence.tokens.reshape(look.frames, look.chosen)
     return [[round(float(share), 5) for share in frame] for frame in shares]
@@ -114,7 +114,7 @@ def _jpeg(picture: NDArray[np.uint8], edge: int, quality: int) -> bytes:
 # -- the timeline
 
 
-def _timeline(look: Look, evidence: Evidence | None) -> str:
+def _timeline(look: Inspection, evidence: Evidence | None) -> str:
     """Tokens a second along the video as bars from frame to frame, and what an answer drew on.
 
     Every frame has as many tokens: how dense they are follows from the time it stands for.
@@ -142,7 +142,7 @@ def _timeline(look: Look, evidence: Evidence | None) -> str:
     return "".join(drawn)
 
 
-def _times(look: Look) -> str:
+def _times(look: Inspection) -> str:
     """Round times under the timeline, no closer than they can be told apart."""
     first, last = _ends(look)
     ticks = charts.Axis("", first, last).ticks(6, least=0.1 if needs_tenths(look.pts_s) else 1.0)
@@ -155,13 +155,13 @@ def _times(look: Look) -> str:
     )
 
 
-def _along(time_s: float, look: Look) -> float:
+def _along(time_s: float, look: Inspection) -> float:
     """Where a time stands on the timeline, 0..1000."""
     first, last = _ends(look)
     return float(np.clip(1000 * (time_s - first) / (last - first), 0, 1000))
 
 
-def _ends(look: Look) -> tuple[float, float]:
+def _ends(look: Inspection) -> tuple[float, float]:
     borders = _borders(look.pts_s)
     return max(0.0, float(borders[0])), float(borders[-1])
 
@@ -175,12 +175,12 @@ def _borders(pts_s: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([[2 * pts_s[0] - between[0]], between, [2 * pts_s[-1] - between[-1]]])
 
 
-def _timeline_says(look: Look, evidence: Evidence | None) -> str:
+def _timeline_says(look: Inspection, evidence: Evidence | None) -> str:
     words = f"Timeline of {_frames(look)}"
     return f"{words}; the answer drew on {evidence}" if evidence is not None else words
 
 
-def _frames(look: Look) -> str:
+def _frames(look: Inspection) -> str:
     first, last = look.when(look.pts_s[0]), look.when(look.pts_s[-1])
     return f"1 frame at {first}" if look.frames == 1 else f"{look.frames} frames, {first} to {last}"
 
@@ -188,7 +188,7 @@ def _frames(look: Look) -> str:
 # -- the charts
 
 
-def _charts(look: Look) -> list[str]:
+def _charts(look: Inspection) -> list[str]:
     made = [_concentration(look), _merged(look)]
     return [*made, _neighbours(look)] if look.frames > 2 else made
 
@@ -197,8 +197,11 @@ def _figure(chart: Callable[[str], str], says: str) -> str:
     return f"<figure>{chart(says)}<figcaption>{escape(says)}</figcaption></figure>"
 
 
-def _concentration(look: Look) -> str:
-    half, tenth = redundancy.half(look.by_layer), redundancy.top_tenth(look.by_layer)
+def _concentration(look: Inspection) -> str:
+    half, tenth = (
+        redundancy.patches_holding_half(look.by_layer),
+        redundancy.attention_of_top_tenth(look.by_layer),
+    )
     layers = np.arange(1, len(half) + 1)
     says = (
         f"Attention by layer: at layer {len(half)}, where patches are chosen, half of it lies on "
@@ -211,7 +214,7 @@ def _concentration(look: Look) -> str:
     return _figure(lambda title: charts.lines(title, x, y, series), says)
 
 
-def _merged(look: Look) -> str:
+def _merged(look: Inspection) -> str:
     cut = look.cuts[look.chosen]
     series = [
         (name, values)
@@ -233,7 +236,7 @@ def _merged(look: Look) -> str:
     return _figure(lambda title: charts.histogram(title, x, series), says)
 
 
-def _neighbours(look: Look) -> str:
+def _neighbours(look: Inspection) -> str:
     says = (
         f"From one frame to the next, patches at the same place have a cosine of "
         f"{np.median(look.neighbours):.2f} (median; {look.neighbours.min():.2f} to "

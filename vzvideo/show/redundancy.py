@@ -10,34 +10,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vzvideo.show.look import Cut, Look
+from vzvideo.show.look import BudgetView, Inspection
 
 
-def half(by_layer: NDArray[np.float32]) -> NDArray[np.float64]:
+def patches_holding_half(by_layer: NDArray[np.float32]) -> NDArray[np.float64]:
     """by_layer (L, P), shares in falling order -> (L,): of the patches, the share that holds half
     of the attention."""
     reached = np.cumsum(by_layer, axis=1) < 0.5
     return (reached.sum(1) + 1) / by_layer.shape[1]
 
 
-def top_tenth(by_layer: NDArray[np.float32]) -> NDArray[np.float64]:
+def attention_of_top_tenth(by_layer: NDArray[np.float32]) -> NDArray[np.float64]:
     """by_layer (L, P) -> (L,): of the attention, the share that a tenth of the patches holds."""
     count = max(1, round(by_layer.shape[1] / 10))
     return by_layer[:, :count].sum(1).astype(np.float64)
 
 
-def attention_kept(look: Look, cut: Cut) -> float:
+def attention_kept(look: Inspection, cut: BudgetView) -> float:
     """Of the patches' attention, the share that lies on the dominant ones, mean over frames."""
     dominant = (cut.assignment >= 0) & (cut.assignment < cut.dominant)
     return float((look.attention * dominant).sum(1).mean())
 
 
-def numbers(look: Look) -> dict[str, Any]:
+def as_dict(look: Inspection) -> dict[str, Any]:
     """All of it, for `--json`."""
     return {
         "attention_by_layer": {
-            "half_of_it_on_this_share_of_patches": _round(half(look.by_layer)),
-            "share_of_it_on_a_tenth_of_patches": _round(top_tenth(look.by_layer)),
+            "half_of_it_on_this_share_of_patches": _round(patches_holding_half(look.by_layer)),
+            "share_of_it_on_a_tenth_of_patches": _round(attention_of_top_tenth(look.by_layer)),
         },
         "budgets": [
             {

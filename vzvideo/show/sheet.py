@@ -1,4 +1,4 @@
-"""A `Look` as one picture, for papers and READMEs: frames, attention, and what is kept of them."""
+"""An `Inspection` as one picture for papers and READMEs: frames, attention, what is kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from vzvideo.qa.evidence import Evidence
-from vzvideo.show.look import Cut, Look
+from vzvideo.show.look import BudgetView, Inspection
 
 _EDGE, _GAP, _COLUMNS = 224, 10, 8
 _INK, _SOFT, _PAPER = (29, 29, 31), (91, 91, 99), (255, 255, 255)
@@ -17,7 +17,7 @@ _MARGIN, _NAMES, _TIMES = 20, 118, 26
 _HEAT = ((0.0, (12, 8, 60)), (0.35, (150, 20, 90)), (0.7, (245, 120, 30)), (1.0, (255, 245, 160)))
 
 
-def sheet(look: Look, evidence: Evidence | None = None) -> Image.Image:
+def sheet(look: Inspection, evidence: Evidence | None = None) -> Image.Image:
     """Blocks of up to eight frames, three rows each: the frame, the attention its patches receive,
     and the tokens that come out: dominant patches outlined, the others tinted by what they went
     into. RGB."""
@@ -52,7 +52,7 @@ def sheet(look: Look, evidence: Evidence | None = None) -> Image.Image:
     return image
 
 
-def _heat(picture: Image.Image, look: Look, frame: int) -> Image.Image:
+def _heat(picture: Image.Image, look: Inspection, frame: int) -> Image.Image:
     values = look.attention[frame].reshape(look.grid)
     values = np.sqrt(values / max(float(values.max()), 1e-12))
     stops = np.array([at for at, _ in _HEAT])
@@ -62,7 +62,7 @@ def _heat(picture: Image.Image, look: Look, frame: int) -> Image.Image:
     return Image.blend(picture, laid, 0.65)
 
 
-def _tokens(picture: Image.Image, look: Look, cut: Cut, frame: int) -> Image.Image:
+def _tokens(picture: Image.Image, look: Inspection, cut: BudgetView, frame: int) -> Image.Image:
     into = _enlarged(cut.assignment[frame].reshape(look.grid))
     pixels = np.asarray(picture, float)
     kept = (into >= 0) & (into < cut.dominant)
