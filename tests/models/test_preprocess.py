@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessorPil
 
 from tests.tolerances import PILLOW_LEVELS
 from vzvideo.errors import ModelError
-from vzvideo.models.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
+from vzvideo.models.preprocess import CLIP_MEAN, CLIP_STD, Preprocess, SmartResize
 
 SIGLIP = Preprocess(224, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), squash=True)
 DINOV2 = Preprocess(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -136,3 +136,76 @@ def test_a_folder_may_hold_its_config_under_either_name(tmp_path: Path, name: st
 def test_a_crop_that_cannot_be_is_named(size: int, crop: int, squash: bool) -> None:
     with pytest.raises(ModelError, match=f"crop {crop} .*{size}"):
         Preprocess(size, crop, squash=squash)
+
+
+# -- families with ways of their own
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_in_two_steps_as_smolvlm_does(shape: tuple[int, int]) -> None:
+    """To the longest edge, the other one even, then squashed: with Pillow, step by step."""
+    pixels = picture(*shape)
+    halves = (0.5, 0.5, 0.5)
+    found = Preprocess(112, 112, halves, halves, squash=True, longest=224, resample="lanczos")(
+        torch.from_numpy(pixels)[None]
+    )
+    height, width = shape
+    if width >= height:
+        size = (224, int(224 * height / width) + int(224 * height / width) % 2)
+    else:
+        size = (int(224 * width / height) + int(224 * width / height) % 2, 224)
+    image = Image.fromarray(pixels)
+    for step in ((size[0], image.height), size, (112, size[1]), (112, 112)):
+        image = image.resize(step, Image.Resampling.LANCZOS)
+    expected = ((np.array(image) / 255 - 0.5) / 0.5).transpose(2, 0, 1)[None]
+    assert levels_apart(found, expected, Preprocess(112, 112, halves, halves)) < 2 * WITHIN
+
+
+@pytest.mark.parametrize("factor", [28, 32])
+def test_qwens_size_is_that_of_the_published_code(factor: int) -> None:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    resize = SmartResize(factor, 16 * factor**2, 200 * factor**2)
+    random = np.random.default_rng(0)
+    for height, width in random.integers(factor, 1500, (200, 2)).tolist():
+        expected = smart_resize(height, width, factor, resize.min_pixels, resize.max_pixels)
+        assert resize.target(height, width) == expected
+        assert expected[0] * expected[1] <= resize.max_pixels
+
+
+def test_qwens_patches_are_those_of_the_published_processor() -> None:
+    """Its picture processor on Pillow, for a video of two equal frames is a picture there."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    from tests.models.families import tiny
+    from vzvideo.models.families import family_of
+
+    size = {"shortest_edge": 8 * 28**2, "longest_edge": 24 * 28**2}
+    processor = Qwen2VLImageProcessorPil(size=size)
+    family = family_of(tiny.model("qwen2_5_vl"))
+    for shape in ((160, 90), (360, 640), (200, 200)):
+        pixels = picture(*shape)
+        theirs = processor(images=Image.fromarray(pixels), return_tensors="pt")
+        frames = SmartResize(28, 8 * 28**2, 24 * 28**2)(torch.from_numpy(np.stack([pixels] * 2)))
+        found, grid = family.patches(frames)  # type: ignore[attr-defined]
+        assert grid.tolist() == theirs["image_grid_thw"].tolist()
+        apart = (found - theirs["pixel_values"]).abs().max() * max(CLIP_STD) * 255
+        assert float(apart) < WITHIN
+
+
+@pytest.mark.parametrize(
+    ("config", "least", "most"),
+    [
+        ({"min_pixels": 3136, "max_pixels": 12845056}, 3136, 768 * 28**2),  # as Qwen2.5-VL's
+        ({"size": {"shortest_edge": 4096, "longest_edge": 200_000}}, 4096, 200_000),
+        ({}, 128 * 28**2, 768 * 28**2),
+    ],
+)
+def test_qwens_published_configs_are_understood(
+    tmp_path: Path, config: dict[str, Any], least: int, most: int
+) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    found = SmartResize.from_folder(tmp_path, 28)
+    assert (found.min_pixels, found.max_pixels) == (least, most)
+    height, width = found.largest
+    assert height * width <= most

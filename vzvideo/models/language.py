@@ -8,12 +8,10 @@ conversation, pay for the video once. Knows nothing of frames or files.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import (
     DynamicCache,
@@ -23,12 +21,11 @@ from transformers import (
 )
 
 from vzvideo.errors import BudgetError, ModelError, VzVideoError
+from vzvideo.models.clip_prompt import ClipPrompt
 from vzvideo.models.families import family_of
 from vzvideo.models.generation import Generation, Say, TextPieces, stream_text
-from vzvideo.models.prefix import Prefix, cache_argument, common_prefix_length, copy_cache
-from vzvideo.models.prompts import Prompts
+from vzvideo.models.prefix import Prefix, cache_argument, copy_cache
 from vzvideo.types import VisualTokens
-from vzvideo.words import format_time
 
 SHORTEST_ANSWER = 16  # tokens; with less room left, a question is refused instead of cut short
 # Tokens of video that a batch of questions may hold in copies; one question may hold more.
@@ -53,11 +50,10 @@ class LanguageModel:
         self.tokenizer: Any = tokenizer
         self.family = family_of(model)
         config: Any = model.config
-        self.video_token = self.family.token_id(self.family.shows)
-        self.prompts = self._prompts(template)
+        self.clips = ClipPrompt(self.family, tokenizer, template, timestamps)
+        self.prompts, self.video_token = self.clips.prompts, self.clips.token
         self.width = self.family.width
         self.window = int(config.get_text_config().max_position_embeddings)
-        self._timestamps = timestamps and not self.family.tells_time
         ends = model.generation_config.eos_token_id
         ends = tokenizer.eos_token_id if ends is None else ends
         self.ends = set(ends if isinstance(ends, list) else [ends])
@@ -65,25 +61,6 @@ class LanguageModel:
         self.end = int(end if end in self.ends else min(self.ends))
         pad = tokenizer.pad_token_id
         self.pad = int(min(self.ends) if pad is None else pad)
-
-    def _prompts(self, template: str | None) -> Prompts:
-        """The checkpoint's own form where it can show a video, else the family's published one."""
-        family, tokenizer = self.family, self.tokenizer
-        own = None if family.template_first else template or tokenizer.chat_template
-        word = tokenizer.convert_ids_to_tokens(self.video_token)
-        for form in filter(None, (own, family.template(word))):
-            prompts = Prompts(
-                tokenizer,
-                self.video_token,
-                template=form,
-                kind=family.kind,
-                mark=family.mark,
-                visual=family.layout(word, [0.0]),
-            )
-            with suppress(ModelError, TemplateError):
-                prompts.opening("?")
-                return prompts
-        return prompts
 
     @property
     def device(self) -> torch.device:
@@ -97,8 +74,7 @@ class LanguageModel:
     @property
     def frame_text(self) -> int:
         """Tokens of text that each frame takes beside its visual tokens."""
-        one, two = (len(self._reading([1] * n, [0.0] * n)) for n in (2, 3))
-        return two - one - 1
+        return self.clips.frame_text
 
     # -- reading
 
@@ -117,14 +93,15 @@ class LanguageModel:
                 "they were encoded for another model; encode the video again",
                 code="other_model",
             )
-        prefix = self._unread(tokens)
+        cache = DynamicCache(config=self.model.config.get_text_config())
+        prefix = self.clips.unread(tokens, cache, self.device)
         self._check(prefix.length + 1)
-        same, done = self._known(prefix, tokens, known)
+        same, done = self.clips.known(prefix, tokens, known)
         if known and done:
             prefix.cache = copy_cache(known[1].cache, length=done)
         features = tokens.features[same:].to(self.device, self.model.dtype)
         handed = self.family.finish(
-            features, self._runs(tokens)[0] if not same else [len(features)]
+            features, self.clips.runs(tokens)[0] if not same else [len(features)]
         )
         modality = self.family.shows
         placed = {} if prefix.positions is None else {"position_ids": prefix.positions[..., done:]}
@@ -143,101 +120,14 @@ class LanguageModel:
         those of `prefix`."""
         family = self.family
         features = tokens.features.to(self.device, self.model.dtype)
-        shown = family.hand_over(family.shows, [family.finish(features, self._runs(tokens)[0])])
-        told: dict[str, Any] = {"mm_encoder_outputs": {family.shows: shown}}
+        cells = family.finish(features, self.clips.runs(tokens)[0])
+        told: dict[str, Any] = {
+            "mm_encoder_outputs": {family.shows: family.hand_over(family.shows, [cells])}
+        }
         if prefix.positions is not None:
             rest = family.following(prefix.length, ids[:, prefix.length :], prefix.ahead)
             told["position_ids"] = torch.cat([prefix.positions, rest["position_ids"]], dim=-1)
         return told
-
-    def _known(
-        self, prefix: Prefix, tokens: VisualTokens, known: tuple[VisualTokens, Prefix] | None
-    ) -> tuple[int, int]:
-        """Of a video's tokens and of its prefix, how many come first in what is known, too."""
-        assert prefix.visual is not None
-        several = len(self._runs(tokens)[0]) > 1
-        if known is None or (several and self.family.newline):
-            return 0, 0
-        same = common_prefix_length(known[0].features, tokens.features[:-1])  # one is to be read
-        at = prefix.visual.nonzero()[:, 0]
-        done = int(at[same])
-        for own, other in (
-            (prefix.ids, known[1].ids), (prefix.positions, known[1].positions),
-        ):  # fmt: skip
-            if own is not None and other is not None:
-                done = min(done, common_prefix_length(own.flatten(0, -2).T, other.flatten(0, -2).T))
-        same = int((at < done).sum())
-        return same, done if same else 0
-
-    def _unread(self, tokens: VisualTokens) -> Prefix:
-        """What is to be read of a video, with nothing read yet."""
-        cache = DynamicCache(config=self.model.config.get_text_config())
-        counts, times_s = self._runs(tokens)
-        if not self.family.has_positions:
-            newline = self.family.newline
-            ids = self._row(self._reading([count + newline for count in counts], times_s))
-            visual = ids[0] == self.video_token
-            ends = torch.tensor([count + newline for count in counts], device=ids.device).cumsum(0)
-            if newline:
-                visual[visual.nonzero()[ends - 1, 0]] = False
-            return Prefix(ids, cache, visual=visual)
-        # The prompt as if nothing were compressed, and of it the places of what is kept: text, and
-        # run by run the tokens as they come.
-        groups, (rows, columns) = self._frame_runs(tokens), tokens.grid
-        cells, device = rows * columns, self.device
-        whole = self._row(self._reading([cells] * len(groups[0]), groups[1]))
-        positions, ahead = self.family.clip_positions(whole, tokens.grid, groups[1])
-        text = (whole[0] != self.video_token).nonzero()[:, 0]
-        slots = (whole[0] == self.video_token).nonzero()[:, 0]
-        run = torch.repeat_interleave(torch.tensor(groups[0])).to(device) * cells
-        patch = torch.from_numpy(tokens.patch).to(device, torch.long)
-        order = torch.cat([text, slots[run]]).argsort(stable=True)
-        at = torch.cat([text, slots[run + patch]])[order]
-        gapless = torch.arange(len(at), device=device).view(1, 1, -1)
-        return Prefix(
-            whole[:, at],
-            cache,
-            visual=whole[0, at] == self.video_token,
-            positions=torch.cat([gapless, positions[..., at]]),
-            ahead=ahead + (whole.shape[1] - len(at)),
-        )
-
-    def _runs(self, tokens: VisualTokens) -> tuple[list[int], list[float]]:
-        """Tokens of each run of placeholders, and its time."""
-        counts, times_s = self._frame_runs(tokens)
-        return (counts, times_s) if self._apart else ([sum(counts)], times_s[:1])
-
-    def _frame_runs(self, tokens: VisualTokens) -> tuple[list[int], list[float]]:
-        """The same frame by frame; where a stream has kept few tokens of a frame, of several."""
-        each = np.bincount(tokens.frame, minlength=tokens.frames)
-        runs: list[tuple[int, float]] = []
-        for count, time_s in zip(each.tolist(), tokens.pts_s.tolist(), strict=True):
-            if runs and runs[-1][0] + count <= each.max():
-                runs[-1] = (runs[-1][0] + count, runs[-1][1])
-            else:
-                runs.append((count, time_s))
-        return [count for count, _ in runs], [time_s for _, time_s in runs]
-
-    @property
-    def _apart(self) -> bool:
-        """Whether each frame has a run of placeholders of its own."""
-        return self._timestamps or self.family.layout("x", [0.0, 1.0]).count("x") > 1
-
-    def _reading(self, counts: list[int], times_s: list[float]) -> list[int]:
-        """Token ids up to the video's last placeholder; counts: placeholders of each run."""
-        word = self.prompts.token
-        if self._timestamps:
-            visual = "\n".join(f"{format_time(at)}: {word}" for at in times_s)
-        else:
-            visual = self.family.layout(word, times_s)
-        ids = self.prompts.up_to_video(visual)
-        runs = sum(token == self.video_token for token in ids)
-        left = iter(counts if runs == len(counts) else [sum(counts)])
-        return [
-            each
-            for token in ids
-            for each in ([token] * next(left) if token == self.video_token else [token])
-        ]
 
     @torch.inference_mode()
     def prefill_text_only(self) -> Prefix:

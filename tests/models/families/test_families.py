@@ -211,7 +211,7 @@ def test_qwens_windows_are_put_back_into_the_order_of_rows() -> None:
     out = model.model.visual(given["pixel_values"], grid_thw=grids)
     merged = model.model.visual.merger(out.last_hidden_state)
     assert not torch.allclose(merged, out.pooler_output)
-    assert torch.equal(family._unwindow(merged, grids), out.pooler_output)  # type: ignore[attr-defined]
+    assert torch.equal(family.in_rows(merged, grids), out.pooler_output)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", tiny.MODELS)

@@ -126,9 +126,9 @@ def test_token_ids_are_those_of_the_published_processor(
                                                strict=False)]  # fmt: skip
     line = language.family.newline
     counts = [CELLS[name] + line] * len(times_s)
-    if not language._apart:
+    if not language.clips.apart:
         counts = [CELLS[name] * len(times_s) + line]
-    before = language._reading(counts, times_s)
+    before = language.clips.reading(counts, times_s)
     after = language.prompts.opening(QUESTION)[1]
     assert [*before, *after] == expected
 
@@ -159,8 +159,8 @@ def test_numbers_in_words_are_those_of_num2words(number: int, said: str) -> None
 
 def test_times_are_told_where_a_model_would_not_know() -> None:
     language = LanguageModel(tiny.model("video_llava"), tiny.tokenizer(), timestamps=True)
-    ids = language._reading([2, 2], [0.0, 83.0])
+    ids = language.clips.reading([2, 2], [0.0, 83.0])
     assert language.tokenizer.decode(ids) == ("USER: 0:00: <video><video>\n1:23: <video><video>")
     told = LanguageModel(tiny.model("smolvlm"), tiny.tokenizer(), timestamps=True)
     usual = LanguageModel(tiny.model("smolvlm"), tiny.tokenizer())
-    assert told._reading([2, 2], [0.0, 83.0]) == usual._reading([2, 2], [0.0, 83.0])
+    assert told.clips.reading([2, 2], [0.0, 83.0]) == usual.clips.reading([2, 2], [0.0, 83.0])

@@ -1,5 +1,5 @@
-"""Qwen3-VL: as Qwen2.5-VL, with features for several layers of the language model (DeepStack), and
-the time of each group as text before it.
+"""Qwen3-VL: packed pictures, with features for several layers of the language model (DeepStack),
+and the time of each group as text before it.
 
 A cell's features stand one behind the other: its own, then those of each level.
 """
@@ -13,21 +13,16 @@ import torch
 from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-from vzvideo.models.families.qwen2_5_vl import Qwen25Vl
+from vzvideo.models.families.packed import PackedFamily
 from vzvideo.models.prompts import chatml
 
 
-class Qwen3Vl(Qwen25Vl):
+class Qwen3Vl(PackedFamily):
     mark: ClassVar = "<|vision_start|><|video_pad|><|vision_end|>"
     tells_time: ClassVar = True
 
     def template(self, word: str) -> str:
         return chatml(f"<|vision_start|>{word}<|vision_end|>")
-
-    def _told(self, ids: Tensor, times_s: Sequence[float]) -> dict[str, Tensor]:
-        told = super()._told(ids, times_s)
-        del told["second_per_grid_ts"]  # said in words
-        return told
 
     def layout(self, word: str, times_s: Sequence[float]) -> str:
         return "".join(
