@@ -113,7 +113,7 @@ def test_lost_packets_of_a_broadcast_are_counted(
     assert after == {number: number for number in range(36, 60)}
 
 
-def test_one_wild_timestamp_does_not_hide_what_follows(
+def test_one_wild_timestamp_hides_nothing(
     make: Callable[[str], tuple[Kind, Path]],
 ) -> None:
     kind, path = make("open GOP.ts")
@@ -123,9 +123,8 @@ def test_one_wild_timestamp_does_not_hide_what_follows(
     data[starts[20] + 9] ^= 0x08  # bit 32 of 33
     path.write_bytes(data)
     shown, lost = read_all(kind, path)
-    assert lost == 1
-    assert len(shown) == kind.frames - 1
-    assert shown == {number: number for number in shown}
+    assert lost == 0
+    assert shown == {number: number for number in range(kind.frames)}
 
 
 @pytest.mark.parametrize(
@@ -395,8 +394,8 @@ def test_a_server_that_falls_silent(
     url = serve(path, silent_after=answers)
 
     def look_about() -> None:
-        with open_video(url, deadline_s=DEADLINE_S) as video:
-            for time_s in (5.5, 0.0, 4.0, 1.0, 3.0):
+        for time_s in (5.5, 0.0, 4.0, 1.0, 3.0):
+            with open_video(url, deadline_s=DEADLINE_S) as video:
                 video.frames_at([time_s])
                 video.keyframes_s()
 

@@ -28,9 +28,12 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vzvideo.errors import SettingsError, VideoError
-from vzvideo.live.clock import Clock
 from vzvideo.video.base import check_file, no_frames, scaled
+from vzvideo.video.clock import Clock
+from vzvideo.video.pyav.decoding import FrameDecoder
+from vzvideo.video.pyav.demuxer import discard_others
 from vzvideo.video.pyav.pictures import pixels_of
+from vzvideo.video.pyav.timing import StreamFacts
 
 Pixels = NDArray[np.uint8]
 
@@ -130,23 +133,30 @@ class Live:
             stream = self._choose(container, streams)
             # What has a length has an end; so has what somebody pipes in.
             self._endless = not container.duration and not self._ends
-            stream.thread_type = "AUTO"  # type: ignore[attr-defined]
-            rate = float(getattr(stream, "average_rate", None) or 0)
+            if not self._endless:  # there is nothing to miss
+                discard_others(container, stream)
+            stream.thread_type = "AUTO"
+            facts = StreamFacts.of(container, stream)
+            decoder = FrameDecoder(stream, facts, self._closed)
+            rate = float(stream.average_rate or 0)
             # Frames nobody refers to can be done without, where those between are close enough.
             if self._fps and _BETWEEN * self._fps <= rate <= _FASTEST:
-                stream.codec_context.skip_frame = "NONREF"  # type: ignore[attr-defined]
+                decoder.full_s = math.inf
             if self._clock is None:
-                clock = Clock(self._start_s, live=self._endless)
+                clock = Clock(self._start_s, live=self._endless, step_s=facts.step_s)
             else:
                 clock = self._clock
                 clock.restart()
-            due_s, begun, anew = -math.inf, None, self._clock is not None
-            for frame in self._frames(container, stream):
-                at_s = clock.time(frame.time)
+            due_s = last_s = -math.inf
+            begun, anew = None, self._clock is not None
+            for frame, at_s in decoder.frames(self._packets(container, stream), clock):
+                self._heard = time.monotonic()
                 self.reconnects += anew
+                self.lost, decoder.lost = self.lost + decoder.lost, 0
                 self._clock, anew = clock, False
-                if at_s is None or at_s < due_s:
+                if at_s < due_s or at_s == last_s:
                     continue
+                last_s = at_s
                 if self._fps:  # a grid that does not drift
                     due_s = (math.floor(at_s * self._fps + 1e-6) + 1) / self._fps - 1e-6
                 if self._speed and not self._endless:
@@ -158,6 +168,7 @@ class Live:
                 with suppress(av.error.FFmpegError, ValueError):
                     yield self._pixels(frame), at_s
                 self._heard = time.monotonic()  # whoever took it may have taken his time
+            self.lost += decoder.lost
 
     def _choose(self, container: InputContainer, streams: list[VideoStream]) -> VideoStream:
         """What a player would show; where the same is on offer in several sizes, the smallest that
@@ -208,8 +219,8 @@ class Live:
         reason = getattr(error, "strerror", None) or str(error)
         return VideoError(f"{self.source}: {reason}", code="unreadable")
 
-    def _frames(self, container: InputContainer, stream: Any) -> Iterator[VideoFrame]:
-        """Decoded frames; damaged packets are counted and passed over."""
+    def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[Any]:
+        """Packets of the stream, None for each that could not be read."""
         damaged = 0
         self._heard = time.monotonic()
         while True:
@@ -222,7 +233,7 @@ class Live:
                         if self._closed.is_set():
                             return
                         if packet.stream.index == stream.index:
-                            yield from self._decoded(packet)
+                            yield packet
                         if time.monotonic() - self._heard > self._deadline_s:
                             raise VideoError(
                                 f"{self.source}: no picture for {self._deadline_s:g} s",
@@ -231,33 +242,15 @@ class Live:
                     return
                 except av.error.InvalidDataError as error:
                     damaged += 1
-                    self.lost += 1
                     if damaged > _DAMAGE_LIMIT:
                         raise self._failed(error) from None
+                    yield None
                 except MemoryError:
                     raise
                 except IndexError:  # PyAV stumbles at the end over streams that turned up late
                     return
                 except (av.error.FFmpegError, OSError) as error:
                     raise self._failed(error) from None
-
-    def _decoded(self, packet: Any) -> Iterator[VideoFrame]:
-        try:
-            frames = packet.decode()
-        except av.error.EOFError:
-            return
-        except MemoryError:
-            raise
-        except (av.error.FFmpegError, ValueError):
-            self.lost += 1
-            return
-        self.lost += packet.is_corrupt
-        for frame in frames:
-            if frame.is_corrupt:
-                self.lost += 1
-                continue
-            self._heard = time.monotonic()
-            yield frame
 
     def _pixels(self, frame: VideoFrame) -> Pixels:
         width, height = scaled(frame.width, frame.height, self._size)

@@ -18,7 +18,7 @@ import av
 import av.error
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from vzvideo.errors import VideoError
@@ -52,17 +52,27 @@ class Demuxer:
         if (file := self._files.pop(id(container), None)) is not None:
             file.close()
 
+    @property
+    def size(self) -> int:
+        """Of a local file, in bytes; 0 for a URL."""
+        return self.version[0] if self.version else 0
+
     @contextmanager
-    def opened(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+    def opened(self, *, all_streams: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
         """Once more, for as long as that lasts."""
-        container, stream = self.connect()
+        container, stream = self.connect(all_streams=all_streams)
         try:
             yield container, stream
         finally:
             self.close(container)
 
-    def connect(self, decode: bool = False) -> tuple[InputContainer, VideoStream]:
-        """The source, newly opened, and the stream of it to show."""
+    def connect(
+        self, *, decode: bool = False, all_streams: bool = False
+    ) -> tuple[InputContainer, VideoStream]:
+        """The source, newly opened, and the stream of it to show.
+
+        decode: frames are to be made of its packets. all_streams: the others are read, too.
+        """
         deadline_s = self._deadline_s
         # Without the prefix a file named 12:30.mp4 would be taken for a protocol. PyAV's timeout
         # does not cover seeking, FFmpeg's own does.
@@ -81,10 +91,13 @@ class Demuxer:
         if stored:
             self._files[id(container)] = url
         try:
-            return container, self._choose(container)
+            stream = self._choose(container)
         except BaseException:
             self.close(container)
             raise
+        if not all_streams:
+            discard_others(container, stream)
+        return container, stream
 
     def _fetch(self) -> Any:
         """A file of an object store, open for reading."""
@@ -130,24 +143,30 @@ class Demuxer:
         except (OSError, ValueError, HTTPException):
             return True  # nobody knows
 
-    def seek(self, container: InputContainer, stream: VideoStream, ticks: int) -> bool:
-        """To a keyframe near `ticks` of the stream's time base; whether that was possible."""
+    def seek(
+        self, container: InputContainer, stream: VideoStream, to: int, *, by_bytes: bool = False
+    ) -> bool:
+        """To a keyframe near `to`, in ticks of the stream's time base, or to a place in the file;
+        whether that was possible."""
         try:
             with self._reading():
-                container.seek(ticks, stream=stream)
+                if by_bytes:
+                    container.seek(to, unsupported_byte_offset=True)
+                else:
+                    container.seek(to, stream=stream)
         except VideoError as error:
             if error.code == "deadline":
                 raise
             return False
         return True
 
-    def packets(self, container: InputContainer, stream: VideoStream) -> Iterator[Any]:
-        """Packets in file order, None for each that could not be read."""
+    def packets(self, container: InputContainer, *streams: VideoStream) -> Iterator[Any]:
+        """Packets (of `streams`, or of all) in file order, None for each that could not be read."""
         damaged = 0
         while damaged < _DAMAGE_LIMIT:
             # Until its generator is closed, PyAV's clock runs on from the last read, and a seek
             # after a pause of the caller's would be found too late.
-            packets: Any = container.demux(stream)
+            packets: Any = container.demux(*streams)
             with closing(packets):
                 try:
                     while True:
@@ -202,3 +221,10 @@ class Demuxer:
         """VideoError where a file is another by now."""
         if self._stat() != self.version:
             raise VideoError(f"{self.source}: changed while it was being read", code="changed")
+
+
+def discard_others(container: InputContainer, stream: VideoStream) -> None:
+    """Lets a container leave out all streams but one, unread: a file may end before their data."""
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all
