@@ -59,6 +59,14 @@ _SHARED: dict[str, tuple[Any, Any]] = {
     "end": (Seconds, None),
     "decoder": (Annotated[str | None, typer.Option(help="pyav or decord.")], None),
     "hwaccel": (Annotated[str | None, typer.Option(help="Decode on a device: cuda, ...")], None),
+    "no_deinterlace": (
+        Annotated[bool, typer.Option("--no-deinterlace", help="Interlaced video as it is coded.")],
+        False,
+    ),
+    "no_tone_map": (
+        Annotated[bool, typer.Option("--no-tone-map", help="PQ and HLG as they are coded.")],
+        False,
+    ),
     "device": (Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")], None),
     "dtype": (
         Annotated[str | None, typer.Option(help="auto, float32, float16, bfloat16.")],
@@ -82,7 +90,13 @@ ANSWERING: dict[str, tuple[Any, Any]] = {
     ),
 }
 # Settings that are called otherwise on the command line.
-_CALLED = {"compress": "no_compress", "start_s": "start", "end_s": "end"}
+_CALLED = {
+    "compress": "no_compress",
+    "start_s": "start",
+    "end_s": "end",
+    "deinterlace": "no_deinterlace",
+    "tone_map": "no_tone_map",
+}
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 
 
@@ -125,8 +139,9 @@ def _settings(said: dict[str, Any]) -> Settings:
     start_s, end_s = (None if end is None else words.seconds(end) for end in ends)
     if said.pop("no_compress"):
         said["compress"] = False
-    if said.pop("no_cache"):
-        said["cache"] = False
+    for name in ("cache", "deinterlace", "tone_map"):
+        if said.pop(f"no_{name}"):
+            said[name] = False
     return config.load(said.pop("config"), **said, start_s=start_s, end_s=end_s)
 
 

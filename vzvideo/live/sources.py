@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from vzvideo.video.base import check_file, no_frames, scaled
 from vzvideo.video.clock import Clock
 from vzvideo.video.pyav.decoding import FrameDecoder
 from vzvideo.video.pyav.demuxer import discard_others
-from vzvideo.video.pyav.pictures import pixels_of
+from vzvideo.video.pyav.pictures import Painter, to_pixels
 from vzvideo.video.pyav.timing import StreamFacts
 
 Pixels = NDArray[np.uint8]
@@ -57,6 +58,7 @@ class Live:
         deadline_s: how long a source may say nothing before it counts as gone.
         start_s: time of the first frame.
         format: FFmpeg's name of the input format, where the source does not tell ("lavfi").
+        deinterlace, tone_map: see `open_video`.
 
     A source without an end that goes away is waited for, however long; one that has never given a
     frame, or has an end, raises VideoError when it fails.
@@ -72,6 +74,8 @@ class Live:
         deadline_s: float = 10.0,
         start_s: float = 0.0,
         format: str | None = None,
+        deinterlace: bool = True,
+        tone_map: bool = True,
     ) -> None:
         for name, value in (("fps", fps), ("speed", speed), ("deadline_s", deadline_s)):
             if value is not None and not 0 < value < math.inf:
@@ -81,6 +85,7 @@ class Live:
         self.source = source
         self._fps, self._size, self._speed = fps, size, speed
         self._deadline_s = deadline_s
+        self._painter = partial(Painter.of, size=size, deinterlace=deinterlace, tone_map=tone_map)
         self._url, self._format, self._options = _address(source, format)
         self._start_s = start_s
         self._clock: Clock | None = None
@@ -149,6 +154,8 @@ class Live:
                 clock.restart()
             due_s = last_s = -math.inf
             begun, anew = None, self._clock is not None
+            painter: Painter | None = None  # for frames as large as the last
+            painted = 0, 0
             for frame, at_s in decoder.frames(self._packets(container, stream), clock):
                 self._heard = time.monotonic()
                 self.reconnects += anew
@@ -165,8 +172,11 @@ class Live:
                     if self._closed.wait(max(0.0, begun + at_s / self._speed - now)):
                         return
                     self._heard = time.monotonic()
+                if painter is None or (frame.width, frame.height) != painted:
+                    painted = frame.width, frame.height
+                    painter = self._painter(stream, frame)
                 with suppress(av.error.FFmpegError, ValueError):
-                    yield self._pixels(frame), at_s
+                    yield painter.paint(frame), at_s
                 self._heard = time.monotonic()  # whoever took it may have taken his time
             self.lost += decoder.lost
 
@@ -252,10 +262,6 @@ class Live:
                 except (av.error.FFmpegError, OSError) as error:
                     raise self._failed(error) from None
 
-    def _pixels(self, frame: VideoFrame) -> Pixels:
-        width, height = scaled(frame.width, frame.height, self._size)
-        return np.rot90(pixels_of(frame, width, height), frame.rotation // 90)
-
     def _pipe(self) -> _Pipe | None:
         """What is piped in, through a reader that can be told to stop."""
         if self._url == "pipe:0":
@@ -301,7 +307,7 @@ def shrunk(pixels: Pixels, size: int | None) -> Pixels:
     if scaled(width, height, size) == (width, height):
         return pixels.copy()  # the caller may well write into it again
     frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
-    return pixels_of(frame, *scaled(width, height, size))
+    return to_pixels(frame, *scaled(width, height, size))
 
 
 def _address(source: str, format: str | None) -> tuple[str, str | None, dict[str, str]]:
@@ -332,7 +338,7 @@ def _address(source: str, format: str | None) -> tuple[str, str | None, dict[str
 def thumbnail(pixels: Pixels) -> NDArray[np.int16]:
     """uint8 (H, W, 3) -> (32, 32, 3): the mean of each cell, by which frames are compared."""
     frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
-    return pixels_of(frame, _CELLS, _CELLS, interpolation="AREA").astype(np.int16)
+    return to_pixels(frame, _CELLS, _CELLS, interpolation="AREA").astype(np.int16)
 
 
 def same(one: NDArray[np.int16], other: NDArray[np.int16], tolerance: float) -> bool:

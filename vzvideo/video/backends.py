@@ -20,6 +20,8 @@ def open_video(
     deadline_s: float = 30.0,
     threads: int = 0,
     hwaccel: str | None = None,
+    deinterlace: bool = True,
+    tone_map: bool = True,
 ) -> Video:
     """Opens a file, an http(s) URL, or anything else PyAV opens.
 
@@ -32,6 +34,8 @@ def open_video(
             these threads, eight at most.
         hwaccel: a device that PyAV may decode on ("cuda", "videotoolbox", ...); what that device
             cannot decode, the processor does.
+        deinterlace: make whole pictures of interlaced ones; PyAV alone.
+        tone_map: show PQ and HLG (high dynamic range) as an ordinary screen does; PyAV alone.
 
     Raises VideoError in one line for whatever is not a readable video.
     """
@@ -52,4 +56,6 @@ def open_video(
         return DecordVideo(name, size, deadline_s)
     from vzvideo.video.pyav.reader import PyAVVideo
 
-    return PyAVVideo(name, size, deadline_s, threads, hwaccel)
+    return PyAVVideo(
+        name, size, deadline_s, threads, hwaccel, deinterlace=deinterlace, tone_map=tone_map
+    )

@@ -33,9 +33,11 @@ class VideoInfo:
 
     duration_s: from the first frame to the end of the last, as a file's packets tell and a URL's
     header. start_s: the first frame's timestamp in the file, which `pts_s` of a FrameBatch is
-    counted from. width, height: as shown, rotation applied. rotation: degrees, counter-clockwise,
-    that the picture is turned before it is shown. average_fps: frames / duration. variable_rate:
-    whether frames are unevenly spaced.
+    counted from. width, height: as shown, in shape and upright. rotation: degrees,
+    counter-clockwise (0, 90, 180, 270), that the coded picture is turned before it is shown.
+    average_fps: frames / duration. variable_rate: whether frames are unevenly spaced. mirrored:
+    whether the coded picture is mirrored, left to right, before it is turned. promised_s: how long
+    it is by its header, None where no header says it; more than duration_s where the file was cut.
     """
 
     duration_s: float
@@ -46,6 +48,8 @@ class VideoInfo:
     codec: str
     average_fps: float
     variable_rate: bool
+    mirrored: bool = False
+    promised_s: float | None = None
 
 
 class Video(abc.ABC):

@@ -82,6 +82,8 @@ class DecordVideo(Video):
             raise self._unfit(f"its seeking in {kind} is wrong")
         if self.info.rotation % 180:
             raise self._unfit("it cannot turn pictures upright")
+        if self._pyav.needs_more_than_scaling:
+            raise self._unfit("it shows mirrored, interlaced and HDR pictures as they are coded")
         if self.info.start_s:
             raise self._unfit("its seeking is wrong where timestamps do not begin with 0")
         for packet, at_s in self._pyav.timing.packets():

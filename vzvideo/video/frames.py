@@ -40,6 +40,8 @@ def frames_of(
         deadline_s=settings.deadline_s,
         threads=threads,
         hwaccel=settings.hwaccel,
+        deinterlace=settings.deinterlace,
+        tone_map=settings.tone_map,
     ) as video:
         times = sample(video, settings, count)
         yield Frames(len(times), video.stream(times, settings.batch))

@@ -20,6 +20,7 @@ from vzvideo.video import open_video
 from vzvideo.video.pyav import reader as pyav_reader
 from vzvideo.video.pyav.decoding import FrameDecoder
 from vzvideo.video.pyav.demuxer import Demuxer
+from vzvideo.video.pyav.pictures import Painter
 from vzvideo.video.pyav.reader import PyAVVideo
 
 CONVERTED = ("short GOP", "hevc", "turned 90", "odd size", "variable", "two frames")
@@ -81,7 +82,7 @@ def test_a_frame_that_cannot_be_converted_is_one_line(
     def fail(*_: Any) -> Any:
         raise ValueError("no way from there")
 
-    monkeypatch.setattr(pyav_reader, "pixels_of", fail)
+    monkeypatch.setattr(Painter, "paint", fail)
     with (
         open_video(path, threads=threads) as video,
         pytest.raises(VideoError, match=r"a frame cannot be converted \(no way from there\)"),

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, pairwise
@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 
 from vzvideo.errors import VideoError
 from vzvideo.types import FrameBatch
-from vzvideo.video.base import CONVERT_AHEAD, SAME_S, Video, VideoInfo, no_frames, scaled
+from vzvideo.video.base import CONVERT_AHEAD, SAME_S, Video, VideoInfo, no_frames
 from vzvideo.video.clock import Clock
 from vzvideo.video.pyav.decoding import FrameDecoder, Shown
 from vzvideo.video.pyav.demuxer import Demuxer
 from vzvideo.video.pyav.hwaccel import acceleration
-from vzvideo.video.pyav.pictures import pixels_of
+from vzvideo.video.pyav.pictures import Painter, to_pixels
 from vzvideo.video.pyav.relay import Opener, Relay
 from vzvideo.video.pyav.timing import Stamps, StreamFacts, Timing
 
@@ -71,6 +71,7 @@ class PyAVVideo(Video):
     """See `open_video`.
 
     facts, timing: how the file counts time, and what its packets say of it.
+    needs_more_than_scaling: see `Painter`.
     """
 
     _current: Shown | None  # the frame on show
@@ -85,6 +86,8 @@ class PyAVVideo(Video):
         deadline_s: float,
         threads: int = 0,
         hwaccel: str | None = None,
+        deinterlace: bool = True,
+        tone_map: bool = True,
     ) -> None:
         self.source = source
         self._threads, self._deadline_s = threads, deadline_s
@@ -111,11 +114,15 @@ class PyAVVideo(Video):
             self._start_s = -(self._clock.offset_s or 0.0)
             self.timing = Timing(self._demuxer, self.facts, self._start_s)
             frame = first.frame
-            self._shape = frame.width, frame.height, frame.rotation % 360
+            self._painter = Painter.of(
+                self._stream, frame, size, deinterlace=deinterlace, tone_map=tone_map
+            )
+            # In shape and upright, but as large as it is coded.
+            self._whole = Painter.of(self._stream, frame, None)
+            self.needs_more_than_scaling = self._painter.needs_more_than_scaling(frame)
             painters = min(CONVERT_AHEAD, self._cores)
             if painters > 1 and frame.width * frame.height >= _LARGE:
                 self._painters = ThreadPoolExecutor(painters, "vzvideo picture")
-            self._size = scaled(frame.width, frame.height, size)
             self._skip_margin_s = max(_SKIP_MARGIN_S, 3 * self.facts.step_s)
             if not self._demuxer.version:
                 _ = self.info  # while there is a connection: another might give another stream
@@ -173,7 +180,7 @@ class PyAVVideo(Video):
                 self._picture()
         shown: Shown | None = self._frame_at(start_s)
         while shown is not None and shown.at_s < end_s:
-            grey = self._pixels(shown.frame, _SMALL, _SMALL, "gray", "AREA").astype(np.int16)
+            grey = self._small(shown.frame)
             if not times or shown.at_s > times[-1]:  # not a second picture of the same moment
                 changes.append(0.0 if before is None else float(np.abs(grey - before).mean()) / 255)
                 times.append(shown.at_s)
@@ -227,12 +234,20 @@ class PyAVVideo(Video):
         return info
 
     def _describe(self, container: InputContainer, stream: VideoStream) -> VideoInfo:
-        width, height, rotation = self._shape
-        if rotation % 180 == 90:
-            width, height = height, width
-        codec = stream.codec_context.codec.canonical_name
+        width, height = self._whole.shown_size
         duration_s, rate, variable = self.timing.measure(container, stream)
-        return VideoInfo(duration_s, self._start_s, width, height, rotation, codec, rate, variable)
+        return VideoInfo(
+            duration_s=duration_s,
+            start_s=self._start_s,
+            width=width,
+            height=height,
+            rotation=self._whole.orientation.rotation,
+            codec=stream.codec_context.codec.canonical_name,
+            average_fps=rate,
+            variable_rate=variable,
+            mirrored=self._whole.orientation.mirrored,
+            promised_s=self.timing.promised_s(container, stream, duration_s),
+        )
 
     # -- moving
 
@@ -316,7 +331,7 @@ class PyAVVideo(Video):
         index = self.facts.indexed and self._seekable and self.facts.stamps is Stamps.PTS
         if self._cores < 2 or self._device or not (index and self._demuxer.version and times):
             return [times]
-        most = max(1, _STRETCH_BYTES // (3 * self._size[0] * self._size[1]))
+        most = max(1, _STRETCH_BYTES // (3 * self._painter.width * self._painter.height))
         parted = [times[:1]]
         for before_s, time_s in pairwise(times):
             if self._worth_seeking(before_s, time_s):
@@ -418,7 +433,9 @@ class PyAVVideo(Video):
     def _pull(self, full_s: float = -np.inf) -> Shown | None:
         """The next frame in order. Before `full_s`, those nobody refers to are left out."""
         decoder = self._decoder
-        decoder.full_s = full_s
+        # Where clocks start again or times are counted, each frame has to come.
+        counted = not decoder.sure or (full_s > 0 and not self.timing.continuous)
+        decoder.full_s = -np.inf if counted else full_s
         try:
             return next(self._frames, None)
         finally:
@@ -445,15 +462,19 @@ class PyAVVideo(Video):
         return self._painters.submit(self._rgb, frame).result
 
     def _rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3), scaled to the size of the first frame and turned upright."""
-        pixels = self._pixels(frame, *self._size, "rgb24", "BICUBIC")
-        return np.rot90(pixels, self._shape[2] // 90)
+        """uint8 (H, W, 3), upright, all of the size of the first frame."""
+        with self._converting():
+            return self._painter.paint(frame)
 
-    def _pixels(
-        self, frame: VideoFrame, width: int, height: int, layout: str, interpolation: str
-    ) -> NDArray[np.uint8]:
+    def _small(self, frame: VideoFrame) -> NDArray[np.int16]:
+        """(32, 32) in grey, by which `differences` compares."""
+        with self._converting():
+            return to_pixels(frame, _SMALL, _SMALL, "gray", "AREA").astype(np.int16)
+
+    @contextmanager
+    def _converting(self) -> Iterator[None]:
         try:
-            return pixels_of(frame, width, height, layout, interpolation)
+            yield
         except MemoryError:
             raise
         except (av.error.FFmpegError, ValueError) as error:

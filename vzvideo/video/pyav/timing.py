@@ -210,7 +210,7 @@ class Timing:
 
     def _ascends_at_probes(self, size: int) -> bool:
         """Whether a broadcast's clock runs on from each of some places to the next."""
-        if self._facts.format != "mpegts":
+        if self._facts.format not in ("mpegts", "mpeg"):
             return True
         stamps: list[float] = []
         with self._demuxer.opened() as (container, stream):
