@@ -23,7 +23,7 @@ import av
 import av.error
 import numpy as np
 from av.container import InputContainer
-from av.stream import Discard, Disposition
+from av.stream import Discard
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -32,8 +32,9 @@ from vzvideo.errors import SettingsError, VideoError
 from vzvideo.video.base import check_file, no_frames, scaled
 from vzvideo.video.clock import Clock
 from vzvideo.video.pyav.decoding import FrameDecoder
-from vzvideo.video.pyav.demuxer import discard_others
+from vzvideo.video.pyav.demuxer import discard_others, video_streams
 from vzvideo.video.pyav.pictures import Painter, to_pixels
+from vzvideo.video.pyav.refusals import explained
 from vzvideo.video.pyav.timing import StreamFacts
 
 Pixels = NDArray[np.uint8]
@@ -114,8 +115,13 @@ class Live:
                     raise no_frames(self.source)
                 if not self._endless:
                     return
-            except VideoError:
-                if self._clock is None or not self._endless:
+            except VideoError as error:
+                if self._clock is None:
+                    path = Path(self._url.removeprefix("file:"))
+                    raise explained(
+                        error, self.source, path if path.is_file() else None, self._deadline_s
+                    ) from None
+                if not self._endless:
                     raise
             if time.monotonic() - begun > _LONGEST_BACKOFF_S:  # it was there for a while
                 backoff_s = _BACKOFF_S
@@ -127,15 +133,7 @@ class Live:
         """The frames of one connection."""
         self._endless = True  # until it says otherwise
         with self._open() as container:
-            streams = [
-                stream
-                for stream in container.streams.video
-                if stream.codec_context is not None
-                and Disposition.attached_pic not in stream.disposition  # an album's cover
-            ]
-            if not streams:
-                raise VideoError(f"{self.source}: no video in it", code="no_video")
-            stream = self._choose(container, streams)
+            stream = self._choose(container, video_streams(container, self.source))
             # What has a length has an end; so has what somebody pipes in.
             self._endless = not container.duration and not self._ends
             if not self._endless:  # there is nothing to miss

@@ -8,10 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 
 import av
@@ -23,7 +22,6 @@ from av.video.stream import VideoStream
 
 from vzvideo.errors import VideoError
 from vzvideo.video import storage
-from vzvideo.video.base import no_frames
 
 _DAMAGE_LIMIT = 500  # failed reads in a row, behind which nothing more is expected
 
@@ -32,6 +30,7 @@ class Demuxer:
     """A source that may be opened several times.
 
     version: size in bytes, time of change and identity of a local file; None for a URL.
+    path: of a local file.
     """
 
     def __init__(
@@ -40,9 +39,14 @@ class Demuxer:
         deadline_s: float,
         hwaccel: HWAccel | None,
         give_up: Callable[[], None],
+        path: Path | None = None,
     ) -> None:
-        """give_up: called where the deadline has passed, for nobody knows what would come next."""
+        """give_up: called where the deadline has passed, for nobody knows what would come next.
+
+        path: where a URL's content lies on the disk.
+        """
         self.source = source
+        self.path = path if path or "://" in source else Path(source)
         self._deadline_s, self._hwaccel, self._give_up = deadline_s, hwaccel, give_up
         self._files: dict[int, Any] = {}  # of containers whose source is an object store's
         self.version = self._stat()
@@ -76,9 +80,9 @@ class Demuxer:
         deadline_s = self._deadline_s
         # Without the prefix a file named 12:30.mp4 would be taken for a protocol. PyAV's timeout
         # does not cover seeking, FFmpeg's own does.
-        stored = storage.is_stored(self.source)
-        url: Any = f"file:{self.source}" if self.version else self.source
-        url = self._fetch() if stored else url
+        stored = self.path is None and storage.is_stored(self.source)
+        url: Any = f"file:{self.path}" if self.path else self.source
+        url = self._opened_in_store() if stored else url
         options = {} if self.version else {"rw_timeout": str(round(deadline_s * 1e6))}
         with self._reading():
             container = av.open(
@@ -99,7 +103,7 @@ class Demuxer:
             discard_others(container, stream)
         return container, stream
 
-    def _fetch(self) -> Any:
+    def _opened_in_store(self) -> Any:
         """A file of an object store, open for reading."""
         try:
             return storage.opened(self.source)
@@ -110,38 +114,9 @@ class Demuxer:
             raise VideoError(f"{self.source}: {line}", code="unreadable") from None
 
     def _choose(self, container: InputContainer) -> VideoStream:
-        videos = [
-            stream
-            for stream in container.streams.video
-            if Disposition.attached_pic not in stream.disposition  # an album's cover
-        ]
-        if not videos:
-            kinds = {str(stream.type) for stream in container.streams} - {"video"}
-            found = ", ".join(sorted(kinds)) or "nothing"
-            raise VideoError(f"{self.source}: no video in it ({found} only)", code="no_video")
+        streams = video_streams(container, self.source)
         best = container.streams.best("video")
-        stream: VideoStream = best if best in videos else videos[0]  # type: ignore[assignment]
-        if stream.codec_context is None:
-            raise VideoError(f"{self.source}: no decoder for its video", code="no_decoder")
-        return stream
-
-    def no_frames(self) -> VideoError:
-        """Why no frame came, as far as that can be told."""
-        if self.source.startswith(("http://", "https://")) and not self._serves_parts():
-            return VideoError(
-                f"{self.source}: no frame could be decoded; it may be that the server ignores byte "
-                "ranges, which a file with its index at its end wants: download it, give the file",
-                code="no_ranges",
-            )
-        return no_frames(self.source)
-
-    def _serves_parts(self) -> bool:
-        request = urllib.request.Request(self.source, headers={"Range": "bytes=0-0"})
-        try:
-            with urllib.request.urlopen(request, timeout=self._deadline_s) as answer:
-                return bool(answer.status == 206)
-        except (OSError, ValueError, HTTPException):
-            return True  # nobody knows
+        return best if best in streams else streams[0]  # type: ignore[return-value]
 
     def seek(
         self, container: InputContainer, stream: VideoStream, to: int, *, by_bytes: bool = False
@@ -209,10 +184,10 @@ class Demuxer:
 
     def _stat(self) -> tuple[int, int, int] | None:
         """Size in bytes, time of change and identity of a local file; None for a URL."""
-        if "://" in self.source:
+        if self.path is None:
             return None
         try:
-            stat = os.stat(self.source)
+            stat = os.stat(self.path)
         except OSError:
             return 0, 0, 0
         return stat.st_size, stat.st_mtime_ns, stat.st_ino
@@ -221,6 +196,30 @@ class Demuxer:
         """VideoError where a file is another by now."""
         if self._stat() != self.version:
             raise VideoError(f"{self.source}: changed while it was being read", code="changed")
+
+
+def video_streams(container: InputContainer, source: str) -> list[VideoStream]:
+    """Those that can be shown; VideoError where there is none."""
+    videos = [
+        stream
+        for stream in container.streams.video
+        if Disposition.attached_pic not in stream.disposition  # an album's cover
+    ]
+    if not videos:
+        kinds = {str(stream.type) for stream in container.streams} - {"video"}
+        found = ", ".join(sorted(kinds)) or "nothing"
+        raise VideoError(f"{source}: no video in it ({found} only)", code="no_video")
+    tiles = sum(Disposition.dependent in stream.disposition for stream in videos)
+    if tiles > 1:  # HEIC of phones, AVIF: whichever was shown, it would be a part
+        raise VideoError(
+            f"{source}: a picture in {tiles} tiles, which this FFmpeg does not put together: "
+            "convert it to JPEG or PNG",
+            code="tiles",
+        )
+    decodable = [stream for stream in videos if stream.codec_context is not None]
+    if not decodable:
+        raise VideoError(f"{source}: no decoder for its video", code="no_decoder")
+    return decodable
 
 
 def discard_others(container: InputContainer, stream: VideoStream) -> None:

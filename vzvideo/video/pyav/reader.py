@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -29,10 +30,12 @@ from vzvideo.errors import VideoError
 from vzvideo.types import FrameBatch
 from vzvideo.video.base import CONVERT_AHEAD, SAME_S, Video, VideoInfo, no_frames
 from vzvideo.video.clock import Clock
+from vzvideo.video.fetching import OnFetch, fetch, serves_ranges
 from vzvideo.video.pyav.decoding import FrameDecoder, Shown
 from vzvideo.video.pyav.demuxer import Demuxer
 from vzvideo.video.pyav.hwaccel import acceleration
 from vzvideo.video.pyav.pictures import Painter, to_pixels
+from vzvideo.video.pyav.refusals import explained
 from vzvideo.video.pyav.relay import Opener, Relay
 from vzvideo.video.pyav.timing import Stamps, StreamFacts, Timing
 
@@ -88,6 +91,7 @@ class PyAVVideo(Video):
         hwaccel: str | None = None,
         deinterlace: bool = True,
         tone_map: bool = True,
+        on_fetch: OnFetch | None = None,
     ) -> None:
         self.source = source
         self._threads, self._deadline_s = threads, deadline_s
@@ -104,11 +108,9 @@ class PyAVVideo(Video):
         self._sought = False
         self._known: StreamFacts | None = None  # once packets have been seen
         self._blind_s = _BLIND_SEEK_S
+        self._forget: Callable[[], object] | None = None  # a copy that was fetched
         try:
-            self._open()
-            first = self._pull()
-            if first is None:
-                raise self._demuxer.no_frames()
+            first = self._first(on_fetch)
             self._ahead = first
             self.facts = self._known = self._decoder.facts
             self._start_s = -(self._clock.offset_s or 0.0)
@@ -195,6 +197,8 @@ class PyAVVideo(Video):
         if self._painters is not None:
             self._painters.shutdown()  # what has been begun is soon done, and may be waited for
         self._disconnect()
+        if self._forget is not None:
+            self._forget()
 
     def _disconnect(self) -> None:
         self._frames: Iterator[Shown] = iter(())
@@ -204,6 +208,31 @@ class PyAVVideo(Video):
             self._container = None
 
     # -- opening
+
+    def _first(self, on_fetch: OnFetch | None) -> Shown:
+        """Opens the video; its first frame."""
+        try:
+            return self._opened()
+        except VideoError as error:
+            web = self.source.startswith(("http://", "https://"))
+            if error.code not in ("invalid", "no_frames", "unreadable"):
+                raise
+            unread = explained(error, self.source, self._demuxer.path, self._deadline_s)
+            if unread is not error or not web or serves_ranges(self.source, self._deadline_s):
+                raise unread from None
+        # Its index may lie at its end.
+        path = fetch(self.source, self._deadline_s, on_fetch)
+        self._forget = weakref.finalize(self, path.unlink, missing_ok=True)
+        self._demuxer = Demuxer(
+            self.source, self._deadline_s, self._device, give_up=self.close, path=path
+        )
+        return self._opened()
+
+    def _opened(self) -> Shown:
+        self._open()
+        if (first := self._pull()) is None:
+            raise no_frames(self.source)
+        return first
 
     def _open(self) -> None:
         """Stands before the first frame, nothing decoded."""
@@ -348,7 +377,10 @@ class PyAVVideo(Video):
         other._frames = iter(())
         other._current = other._ahead = other._shown = other._picture = None
         other._lost, other._threads, other._cores, other._relays = 0, threads, 1, []
-        other._demuxer = Demuxer(self.source, self._deadline_s, None, give_up=other.close)
+        other._forget = None
+        other._demuxer = Demuxer(
+            self.source, self._deadline_s, None, give_up=other.close, path=self._demuxer.path
+        )
 
         def opened(over: threading.Event) -> PyAVVideo:
             other._over = over
