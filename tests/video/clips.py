@@ -188,6 +188,47 @@ def write_among_others(kind: Kind, path: Path) -> None:
             container.mux(packet)
 
 
+def write_sound_last(kind: Kind, path: Path) -> float:
+    """MP4 with its index first, then all pictures, then all sound, of which most is missing.
+
+    Gives the length that its header promises, in seconds.
+    """
+    mux = {"movflags": "faststart", "write_tmcd": "0"}
+    with av.open(str(path), "w", options=mux) as container:
+        main = _stream(container, kind)
+        sound = container.add_stream("aac", rate=16000, layout="mono")
+        packets = [*_packets(main, kind, kind.numbers), *_silence(sound, kind.frames / kind.fps)]
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            container.mux(packet)
+    data = path.read_bytes()
+    body = data.index(b"mdat")
+    # The tables of both tracks say where each chunk lies; a chunk ends where another begins.
+    tables = []
+    at = data.find(b"stco")
+    while 0 <= at < body:
+        count = int.from_bytes(data[at + 8 : at + 12], "big")
+        offsets = np.frombuffer(data, ">u4", count, at + 12).astype(int).tolist()
+        tables.append((at + 12, offsets))
+        at = data.find(b"stco", at + 1)
+    begins = sorted(offset for _, offsets in tables for offset in offsets)
+    ends = dict(zip(begins, [*begins[1:], len(data)], strict=True))
+    moved, parts = bytearray(data[: body + 4]), []
+    for place, offsets in tables:
+        start = len(moved) + sum(map(len, parts))
+        for index, offset in enumerate(offsets):
+            to = place + 4 * index
+            moved[to : to + 4] = start.to_bytes(4, "big")
+            parts.append(data[offset : ends[offset]])
+            start += len(parts[-1])
+    pictures = sum(map(len, parts[: len(tables[0][1])]))
+    path.write_bytes((bytes(moved) + b"".join(parts))[: len(moved) + pictures + 500])
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.duration is not None
+        assert stream.time_base is not None
+        return float(stream.duration * stream.time_base)
+
+
 def write_sound(path: Path) -> None:
     """Two seconds of silence and no picture."""
     with av.open(str(path), "w") as container:
