@@ -18,7 +18,7 @@ from vzvideo.errors import SettingsError
 # Settings that say how a video becomes tokens: too late where it has become tokens already.
 ENCODING = {
     *("frames", "tokens_per_frame", "dominant", "contextual", "compress", "merge", "sampling"),
-    *("keep", "fps", "start_s", "end_s", "decoder", "hwaccel"),
+    *("keep", "fps", "start_s", "end_s", "decoder", "hwaccel", "deinterlace", "tone_map"),
 }
 
 # Settings that say which model is loaded and what it keeps: too late once it is.
@@ -50,6 +50,8 @@ class Settings:
         answer comes in one piece.
     decoder: "pyav" or "decord".
     hwaccel: a device to decode on, "cuda" for one ("pyav" alone).
+    deinterlace, tone_map: show interlaced video, and that of high dynamic range (PQ, HLG), as a
+        screen does.
     deadline_s: how long a server or a decoder may stay silent.
     batch: frames encoded at a time.
     device, dtype: "auto", or torch's names ("cuda:1", "bfloat16").
@@ -75,6 +77,8 @@ class Settings:
     num_beams: int = 1
     decoder: Literal["pyav", "decord"] = "pyav"
     hwaccel: str | None = None
+    deinterlace: bool = True
+    tone_map: bool = True
     deadline_s: float = 30.0
     batch: int = 4
     device: str = "auto"

@@ -21,7 +21,15 @@ import psutil
 import pytest
 
 from tests.tolerances import PTS_S
-from tests.video.clips import KINDS, Kind, number_in, paint, write, write_sound
+from tests.video.clips import (
+    KINDS,
+    Kind,
+    number_in,
+    paint,
+    write,
+    write_sound,
+    write_sound_last,
+)
 from tests.video.test_trouble import damaged_packet, lost_ts_packets
 from tests.waiting import SLACK_S, outcome
 from vzvideo.errors import SettingsError, VideoError
@@ -83,7 +91,24 @@ def code_of(error: object) -> str:
 
 # -- files
 
-FILES = ["29.97.mkv", "variable.mp4", "hevc.ts", "late.mp4", "turned 90.mp4", "turned 270.mp4"]
+FILES = [
+    "29.97.mkv",
+    "variable.mp4",
+    "hevc.ts",
+    "late.mp4",
+    "turned 90.mp4",
+    "turned 270.mp4",
+    # Times as the file reader has them: `tests/video/test_base.py` asks it for the same.
+    "joined.ts",
+    "joined.vob",
+    "jumping.ts",
+    "decoding order.mkv",
+    "decoding order mpeg4.mkv",
+    "few stamps.mpg",
+    "begun.ts",
+    "mpeg4.avi",
+    "late B-frames.avi",
+]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -142,6 +167,30 @@ def test_the_video_is_found_among_other_streams(tmp_path: Path) -> None:
     kind = BY_NAME["among others.mkv"]
     kind.make(kind, tmp_path / "a.mkv")
     assert numbers(taken(LiveSource(str(tmp_path / "a.mkv"), fps=None))) == list(kind.numbers)
+
+
+@pytest.mark.parametrize("name", ["joined.ts", "jumping.ts", "few stamps.mpg"])
+def test_frames_of_a_file_are_those_of_the_reader(tmp_path: Path, name: str) -> None:
+    """One set of rules tells the time, however a file is read."""
+    kind, path = BY_NAME[name], tmp_path / name
+    kind.make(kind, path)
+    with open_video(path) as video:
+        read, _ = video.differences(0.0, video.info.duration_s)
+    np.testing.assert_allclose(times(taken(LiveSource(str(path), fps=None))), read, rtol=0, atol=PTS_S)
+
+
+def test_a_cut_file_is_read_to_where_its_pictures_end(tmp_path: Path) -> None:
+    """Its sound lies behind them, in that part of it which is missing."""
+    path = tmp_path / "cut.mp4"
+    kind = replace(BY_NAME["short GOP.mp4"], frames=100)
+    promised_s = write_sound_last(kind, path)
+    assert promised_s == pytest.approx(10.0)
+    assert numbers(taken(LiveSource(str(path), fps=None))) == list(range(100))
+    with open_video(path) as video:
+        batch = video.frames_at(np.arange(0, 10, 0.1))
+        assert video.info.duration_s == pytest.approx(10.0, abs=0.05)
+    assert [number_in(frame) for frame in batch.pixels] == list(range(100))
+    assert batch.lost == 0
 
 
 def test_what_is_no_video_is_named(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ class Kind:
     """A kind of clip, and what is true of it however it is read.
 
     stamps: whether plain PyAV gives its frames right timestamps; if not they are number / fps.
+    flags: whether its packets say of themselves, and truly, which are keyframes.
     decord: empty where decord reads it rightly, else the part of its refusal that says why not.
     """
 
@@ -51,6 +52,7 @@ class Kind:
     mux: dict[str, str] = field(default_factory=dict)
     ticks: tuple[int, ...] = ()  # times in ms, where the rate is variable
     stamps: bool = True
+    flags: bool = True
     decord: str = ""
 
     @property
@@ -186,6 +188,47 @@ def write_among_others(kind: Kind, path: Path) -> None:
             container.mux(packet)
 
 
+def write_sound_last(kind: Kind, path: Path) -> float:
+    """MP4 with its index first, then all pictures, then all sound, of which most is missing.
+
+    Gives the length that its header promises, in seconds.
+    """
+    mux = {"movflags": "faststart", "write_tmcd": "0"}
+    with av.open(str(path), "w", options=mux) as container:
+        main = _stream(container, kind)
+        sound = container.add_stream("aac", rate=16000, layout="mono")
+        packets = [*_packets(main, kind, kind.numbers), *_silence(sound, kind.frames / kind.fps)]
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            container.mux(packet)
+    data = path.read_bytes()
+    body = data.index(b"mdat")
+    # The tables of both tracks say where each chunk lies; a chunk ends where another begins.
+    tables = []
+    at = data.find(b"stco")
+    while 0 <= at < body:
+        count = int.from_bytes(data[at + 8 : at + 12], "big")
+        offsets = np.frombuffer(data, ">u4", count, at + 12).astype(int).tolist()
+        tables.append((at + 12, offsets))
+        at = data.find(b"stco", at + 1)
+    begins = sorted(offset for _, offsets in tables for offset in offsets)
+    ends = dict(zip(begins, [*begins[1:], len(data)], strict=True))
+    moved, parts = bytearray(data[: body + 4]), []
+    for place, offsets in tables:
+        start = len(moved) + sum(map(len, parts))
+        for index, offset in enumerate(offsets):
+            to = place + 4 * index
+            moved[to : to + 4] = start.to_bytes(4, "big")
+            parts.append(data[offset : ends[offset]])
+            start += len(parts[-1])
+    pictures = sum(map(len, parts[: len(tables[0][1])]))
+    path.write_bytes((bytes(moved) + b"".join(parts))[: len(moved) + pictures + 500])
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.duration is not None
+        assert stream.time_base is not None
+        return float(stream.duration * stream.time_base)
+
+
 def write_sound(path: Path) -> None:
     """Two seconds of silence and no picture."""
     with av.open(str(path), "w") as container:
@@ -217,6 +260,87 @@ def write_growing(kind: Kind, path: Path) -> None:
             container.mux(packet)
 
 
+def write_without_stss(kind: Kind, path: Path) -> None:
+    """MP4 whose list of keyframes is gone, so that every frame counts as one."""
+    write(kind, path)
+    data = path.read_bytes()
+    assert b"stss" in data
+    path.write_bytes(data.replace(b"stss", b"free"))
+
+
+def write_flagged(kind: Kind, path: Path) -> None:
+    """AVI whose index flags every frame as a keyframe, as some writers do."""
+    write(kind, path)
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"idx1") + 8
+    for entry in range(at, at + 16 * kind.frames, 16):
+        data[entry + 4] |= 0x10
+    path.write_bytes(data)
+
+
+def write_in_decoding_order(kind: Kind, path: Path) -> None:
+    """Packets stamped one after the other as they are decoded, as some recorders do it."""
+    ordered = path.with_suffix(".ordered.mp4")
+    write(kind, ordered)
+    with av.open(str(ordered)) as source, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        first = packets[0].dts
+        for packet in packets:
+            packet.pts = packet.dts = packet.dts - first
+            packet.stream = stream
+            container.mux(packet)
+
+
+def write_few_stamps(kind: Kind, path: Path) -> None:
+    """An MPEG program stream in whose packets lie many frames each, with one timestamp."""
+    with av.open(str(path), "w", format="mpeg") as container:
+        stream = _stream(container, kind)
+        for packet in _packets(stream, kind, kind.numbers):
+            container.mux(packet)
+
+
+def write_reordered_late(kind: Kind, path: Path) -> None:
+    """The first half has no B-frames, so that the decoder learns of them in the middle."""
+    half = kind.frames // 2
+    early = replace(kind, options=_x264(12, 0))
+    with av.open(str(path), "w") as container:
+        stream = _stream(container, early)
+        packets = list(_packets(stream, early, range(half)))
+        with av.open(str(path.with_suffix(".late.avi")), "w") as other:
+            packets += _packets(_stream(other, kind), kind, range(half, kind.frames), half)
+        for index, packet in enumerate(packets):
+            packet.pts = packet.dts = index
+            packet.time_base, packet.stream = Fraction(1, int(kind.fps)), stream
+            container.mux(packet)
+
+
+def write_joined(kind: Kind, path: Path, *, jump_s: int = 0) -> None:
+    """Two recordings, one behind the other (`cat a.ts b.ts`); the second's clock starts again."""
+    half = kind.frames // 2
+    parts = []
+    for numbers, offset in ((range(half), 0), (range(half, kind.frames), round(jump_s * kind.fps))):
+        write(replace(kind, frames=half), path, numbers=numbers, offset=offset)
+        parts.append(path.read_bytes())
+    path.write_bytes(b"".join(parts))
+
+
+def write_jumping(kind: Kind, path: Path) -> None:
+    """The second recording's clock is far ahead of the first's."""
+    write_joined(kind, path, jump_s=50_000)
+
+
+def write_begun(kind: Kind, path: Path) -> None:
+    """A broadcast that was switched on within a GOP, of which nothing can be decoded."""
+    missed = 9
+    write(kind, path, numbers=[255] * 12 + list(kind.numbers))
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    data = path.read_bytes()
+    start = packets[missed].pos // 188 * 188
+    path.write_bytes(data[: 3 * 188] + data[start:])  # behind the tables
+
+
 def _x264(gop: int, b_frames: int, more: str = "") -> dict[str, str]:
     fixed = f"keyint={gop}:min-keyint={gop}:bframes={b_frames}:b-adapt=0:scenecut=0"
     return {"x264-params": fixed + more}
@@ -230,6 +354,8 @@ def _x265(gop: int, b_frames: int) -> dict[str, str]:
 
 
 _TICKS = tuple(np.cumsum([0] + [20, 40, 300, 33] * 12 + [2900, 40, 40, 1500, 40]).tolist())
+UNTRIED = " "  # decord refuses or not, in whichever words
+_VP9 = {"g": "30", "lag-in-frames": "0", "cpu-used": "8"}
 _SVT = {"preset": "10", "svtav1-params": "keyint=12"}
 
 KINDS = [
@@ -294,5 +420,108 @@ KINDS = [
     Kind("trimmed", ".mp4", make=write_trimmed, options=_x264(12, 3), decord="counts 65"),
     Kind("among others", ".mkv", make=write_among_others, options=_x264(12, 3)),
     Kind("among others", ".mp4", make=write_among_others, options=_x264(12, 3)),
+    Kind("mpeg4", ".ts", "mpeg4", fps=2, options={"g": "50"}, decord="mpegts"),
+    Kind(
+        "no stss",
+        ".mp4",
+        "mpeg4",
+        make=write_without_stss,
+        options={"g": "50"},
+        flags=False,
+        decord=UNTRIED,
+    ),
+    Kind(
+        "no stss vp9",
+        ".mp4",
+        "vp9",
+        make=write_without_stss,
+        options=_VP9,
+        flags=False,
+        decord=UNTRIED,
+    ),
+    Kind(
+        "all flagged",
+        ".avi",
+        "mpeg4",
+        make=write_flagged,
+        options={"g": "50"},
+        flags=False,
+        decord=UNTRIED,
+    ),
+    Kind(
+        "msvideo1",
+        ".avi",
+        "msvideo1",
+        pix_fmt="rgb555le",
+        make=write_flagged,
+        flags=False,
+        decord=UNTRIED,
+    ),
+    Kind(
+        "cinepak",
+        ".avi",
+        "cinepak",
+        pix_fmt="rgb24",
+        make=write_flagged,
+        flags=False,
+        decord=UNTRIED,
+    ),
+    Kind(
+        "decoding order",
+        ".mkv",
+        make=write_in_decoding_order,
+        options=_x264(12, 3),
+        stamps=False,
+        decord=UNTRIED,
+    ),
+    Kind(
+        "decoding order",
+        ".ts",
+        make=write_in_decoding_order,
+        options=_x264(12, 3),
+        stamps=False,
+        decord=UNTRIED,
+    ),
+    Kind(
+        "decoding order mpeg4",
+        ".mkv",
+        "mpeg4",
+        make=write_in_decoding_order,
+        options={"g": "12", "bf": "2"},
+        stamps=False,
+        flags=False,
+        decord=UNTRIED,
+    ),
+    Kind(
+        "few stamps",
+        ".mpg",
+        fps=25,
+        frames=200,
+        make=write_few_stamps,
+        options=_x264(50, 0),
+        stamps=False,
+        decord=UNTRIED,
+    ),
+    Kind(
+        "late B-frames",
+        ".avi",
+        make=write_reordered_late,
+        options=_x264(12, 3),
+        stamps=False,
+        decord=UNTRIED,
+    ),
+    Kind("joined", ".ts", make=write_joined, options=_x264(12, 3), stamps=False, decord=UNTRIED),
+    Kind("jumping", ".ts", make=write_jumping, options=_x264(12, 3), stamps=False, decord=UNTRIED),
+    Kind(
+        "joined",
+        ".vob",
+        "mpeg2video",
+        fps=25,
+        make=write_joined,
+        options={"g": "12", "bf": "2"},
+        stamps=False,
+        decord=UNTRIED,
+    ),
+    Kind("begun", ".ts", make=write_begun, options=_x264(12, 0), decord=UNTRIED),
     Kind("growing", ".ts", make=write_growing, options=_x264(12, 3), decord="mpegts"),
 ]

@@ -139,6 +139,20 @@ def test_times_in_any_order_and_twice_over(video: Video, clip: Clip) -> None:
     check(video.frames_at(list(times)), clip, times)
 
 
+def test_times_do_not_depend_on_the_order_they_are_asked_in(pair: tuple[Clip, str]) -> None:
+    """Shuffled, repeated, and to and fro: as in one pass from the start."""
+    clip, decoder = pair
+    rng = np.random.default_rng(1)
+    times = np.concatenate([clip.times_s, rng.choice(clip.times_s, 10)])
+    times = rng.permutation(times)[:60]
+    with open_video(clip.path, decoder=decoder) as video:
+        for time_s in times:
+            check(video.frames_at([time_s]), clip, np.array([time_s]))
+        for part in np.array_split(times, 4):
+            check(video.frames_at(part), clip, part)
+        check(video.frames_at(clip.times_s), clip, clip.times_s)
+
+
 def test_times_outside_get_the_nearest_frame(video: Video, clip: Clip) -> None:
     outside = np.array([-5.0, -0.01, video.info.duration_s + 0.01, 1e30])
     for times in (outside, outside[:2], outside[2:]):
@@ -164,8 +178,10 @@ def test_a_stream_may_be_left_early(video: Video, clip: Clip) -> None:
 
 
 def test_keyframes(video: Video, clip: Clip) -> None:
-    np.testing.assert_allclose(video.keyframes_s(), clip.keyframes_s, rtol=0, atol=PTS_S)
-    check(video.frames_at(clip.keyframes_s), clip, clip.keyframes_s)
+    keyframes_s = video.keyframes_s()
+    if clip.kind.flags:
+        np.testing.assert_allclose(keyframes_s, clip.keyframes_s, rtol=0, atol=PTS_S)
+    check(video.frames_at(keyframes_s), clip, keyframes_s)
 
 
 def test_differences_of_the_whole(video: Video, clip: Clip) -> None:
@@ -179,7 +195,7 @@ def test_differences_of_the_whole(video: Video, clip: Clip) -> None:
 
 
 def test_differences_of_a_part(video: Video, clip: Clip) -> None:
-    start_s, end_s = 0.3 * video.info.duration_s, 0.7 * video.info.duration_s
+    start_s, end_s = 0.301 * video.info.duration_s, 0.701 * video.info.duration_s
     times, _ = video.differences(start_s, end_s)
     first = clip.shown_at(np.array([start_s]))[0]
     inside = clip.times_s[first:][clip.times_s[first:] < end_s]
@@ -199,7 +215,7 @@ def test_size_scales_the_shortest_edge_and_never_up(pair: tuple[Clip, str], size
     assert number_in(batch.pixels[0]) == clip.kind.numbers[-1]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.decord], ids=str)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.decord.strip()], ids=str)
 def test_decord_refuses(kind: Kind, clip_of: Callable[[Kind], Clip]) -> None:
     pytest.importorskip("decord", reason="decord, which is optional, is not installed")
     with pytest.raises(VideoError, match=kind.decord) as caught:

@@ -16,9 +16,11 @@ from typing import Any, ClassVar
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.video.clips import KINDS, Kind, number_in, write_sound
+from tests.video.clips import KINDS, Kind, number_in, write, write_sound
 from vzvideo.errors import SettingsError, VideoError
+from vzvideo.live.sources import Live
 from vzvideo.video import open_video
 
 BY_NAME = {str(kind): kind for kind in KINDS}
@@ -113,7 +115,7 @@ def test_lost_packets_of_a_broadcast_are_counted(
     assert after == {number: number for number in range(36, 60)}
 
 
-def test_one_wild_timestamp_does_not_hide_what_follows(
+def test_one_wild_timestamp_hides_nothing(
     make: Callable[[str], tuple[Kind, Path]],
 ) -> None:
     kind, path = make("open GOP.ts")
@@ -123,9 +125,8 @@ def test_one_wild_timestamp_does_not_hide_what_follows(
     data[starts[20] + 9] ^= 0x08  # bit 32 of 33
     path.write_bytes(data)
     shown, lost = read_all(kind, path)
-    assert lost == 1
-    assert len(shown) == kind.frames - 1
-    assert shown == {number: number for number in shown}
+    assert lost == 0
+    assert shown == {number: number for number in range(kind.frames)}
 
 
 @pytest.mark.parametrize(
@@ -337,10 +338,10 @@ def test_over_http(
         np.testing.assert_array_equal(video.keyframes_s(), file.keyframes_s())
 
 
-def test_what_a_server_without_ranges_cannot_give_is_said(
-    tmp_path: Path, serve: Callable[..., str]
-) -> None:
-    path = tmp_path / "noise.mp4"  # its index at its end, behind more than FFmpeg looks back
+@pytest.fixture
+def index_last(tmp_path: Path) -> Path:
+    """MP4 with its index at its end, behind more than FFmpeg looks back."""
+    path = tmp_path / "noise.mp4"
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("mpeg4", rate=25, options={"qscale": "1", "g": "12"})
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
@@ -349,11 +350,215 @@ def test_what_a_server_without_ranges_cannot_give_is_said(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, "rgb24")))
         container.mux(stream.encode())
     assert path.stat().st_size > 1 << 20
-    with open_video(serve(path), deadline_s=5) as video:
+    return path
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files are made."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
+def test_what_a_server_without_ranges_gives_is_fetched_first(
+    index_last: Path, temporary: Path, serve: Callable[..., str]
+) -> None:
+    size = index_last.stat().st_size
+    told: list[tuple[int, int | None]] = []
+    url = serve(index_last, ranges=False)
+    with (
+        open_video(index_last) as file,
+        open_video(url, deadline_s=5, on_fetch=lambda *said: told.append(said)) as video,
+    ):
+        assert len(list(temporary.iterdir())) == 1
+        times = np.arange(0, 1, 0.04)[::-3]
+        expected, batch = file.frames_at(times), video.frames_at(times)
+        np.testing.assert_array_equal(batch.pixels, expected.pixels)
+        assert batch.source == url
+        assert video.info == file.info
+    assert not list(temporary.iterdir())
+    assert told[-1] == (size, size)
+    assert [fetched for fetched, _ in told] == sorted({fetched for fetched, _ in told})
+    with open_video(serve(index_last), deadline_s=5) as video:  # nothing is fetched that need not
+        assert not list(temporary.iterdir())
         assert len(video.frames_at([0.5])) == 1
-    with pytest.raises(VideoError, match="byte ranges") as error:
-        open_video(serve(path, ranges=False), deadline_s=5)
+
+
+def test_no_more_is_fetched_than_there_is_room_for(
+    index_last: Path, temporary: Path, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vzvideo.video.fetching.MOST_BYTES", 2**20)
+    with pytest.raises(VideoError, match=r"larger than 0\.000977 GiB") as error:
+        open_video(serve(index_last, ranges=False), deadline_s=5)
     assert error.value.code == "no_ranges"
+    assert not list(temporary.iterdir())
+
+
+def test_what_is_no_video_is_no_video_once_it_is_fetched(
+    tmp_path: Path, temporary: Path, serve: Callable[..., str]
+) -> None:
+    (tmp_path / "text.mp4").write_text("All work and no play makes Jack a dull boy.\n" * 100)
+    assert code_of(serve(tmp_path / "text.mp4", ranges=False), 5) == "invalid"
+    assert not list(temporary.iterdir())
+
+
+# -- refusals that name the reason
+
+
+def encrypted(path: Path) -> None:
+    options = {
+        "encryption_scheme": "cenc-aes-ctr",
+        "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb",
+        "encryption_kid": "a7e61c373e219033c21091fa607bf3b8",
+    }
+    write(replace(BY_NAME["short GOP.mp4"], mux=options), path)
+
+
+def animated_webp(path: Path) -> None:
+    first, *more = [Image.new("RGB", (64, 48), (20 * index, 0, 0)) for index in range(5)]
+    first.save(path, save_all=True, append_images=more, duration=100)
+
+
+def manifest(path: Path) -> None:
+    path.write_text('<?xml version="1.0"?>\n<!-- made by hand -->\n<MPD type="static"></MPD>\n')
+
+
+REFUSED = [
+    (encrypted, ".mp4", "encrypted", "encrypted"),
+    (animated_webp, ".webp", "an animated WebP", "no_decoder"),
+    (manifest, ".mpd", "a DASH manifest", "no_decoder"),
+]
+
+
+@pytest.mark.parametrize(("make", "suffix", "words", "code"), REFUSED)
+def test_a_refusal_names_its_reason(
+    tmp_path: Path,
+    serve: Callable[..., str],
+    make: Callable[[Path], None],
+    suffix: str,
+    words: str,
+    code: str,
+) -> None:
+    path = tmp_path / f"file{suffix}"
+    make(path)
+    sources = [str(path)] if suffix == ".mp4" else [str(path), serve(path)]
+    for source in sources:
+        for read in (open_video, lambda source: list(Live(source))):
+            with pytest.raises(VideoError, match=words) as error:
+                read(source)
+            assert error.value.code == code
+
+
+def box(kind: bytes, *content: bytes) -> bytes:
+    body = b"".join(content)
+    return (8 + len(body)).to_bytes(4, "big") + kind + body
+
+
+def tiled_avif(path: Path) -> None:
+    """Two pictures side by side, as libavif writes a grid: item 1 is the whole, 2 and 3 tiles."""
+    Image.new("RGB", (64, 64), (200, 0, 0)).save(path, quality=50)
+    single = path.read_bytes()
+    at = single.index(b"av1C") - 4
+    config = single[at : at + int.from_bytes(single[at : at + 4], "big")]
+    data = single[single.index(b"mdat") + 4 :]
+
+    def words(*values: int) -> bytes:
+        return b"".join(value.to_bytes(2, "big") for value in values)
+
+    def item(number: int, kind: bytes) -> bytes:
+        return box(b"infe", b"\2\0\0\0", words(number, 0), kind, b"\0")
+
+    def extent(width: int) -> bytes:
+        return box(b"ispe", bytes(4), width.to_bytes(4, "big"), (64).to_bytes(4, "big"))
+
+    def associated(number: int, *properties: int) -> bytes:
+        return words(number) + bytes([len(properties), *properties])
+
+    grid = bytes([0, 0, 0, 1]) + words(128, 64)
+    header = box(b"ftyp", b"avif", bytes(4), b"avifmif1miaf")
+
+    def meta(start: int) -> bytes:
+        def place(number: int, method: int, offset: int, length: int) -> bytes:
+            where = offset.to_bytes(4, "big") + length.to_bytes(4, "big")
+            return words(number, method, 0, 1) + where
+
+        tiles = b"".join(place(number, 0, start, len(data)) for number in (2, 3))
+        return box(
+            b"meta",
+            bytes(4),
+            box(b"hdlr", bytes(8), b"pict", bytes(13)),
+            box(b"pitm", bytes(4), words(1)),
+            box(b"iloc", b"\1\0\0\0\x44\0", words(3), place(1, 1, 0, len(grid)), tiles),
+            box(b"iinf", bytes(4), words(3), item(1, b"grid"), item(2, b"av01"), item(3, b"av01")),
+            box(b"iref", bytes(4), box(b"dimg", words(1, 2, 2, 3))),
+            box(
+                b"iprp",
+                box(b"ipco", extent(128), extent(64), config),
+                box(
+                    b"ipma",
+                    bytes(4),
+                    (3).to_bytes(4, "big"),
+                    associated(1, 1),
+                    associated(2, 2, 0x83),
+                    associated(3, 2, 0x83),
+                ),
+            ),
+            box(b"idat", grid),
+        )
+
+    start = len(header) + len(meta(0)) + 8
+    path.write_bytes(header + meta(start) + box(b"mdat", data))
+
+
+def test_a_picture_of_tiles_is_refused_whole(tmp_path: Path) -> None:
+    path = tmp_path / "tiles.avif"
+    tiled_avif(path)
+    with pytest.raises(VideoError, match="a picture in 2 tiles") as error:
+        open_video(path)
+    assert error.value.code == "tiles"
+    with pytest.raises(VideoError, match="a picture in 2 tiles"):
+        list(Live(str(path)))
+
+
+# -- promised and read
+
+
+@pytest.mark.parametrize("name", ["29.97.mkv", "among others.mkv", "among others.mp4", "flv.flv"])
+def test_what_a_header_promises_is_what_a_whole_file_holds(
+    make: Callable[[str], tuple[Kind, Path]], name: str
+) -> None:
+    """It is the video's length that is meant, though sound may go on for longer."""
+    _, path = make(name)
+    with open_video(path) as video:
+        promised_s = video.info.promised_s
+        assert promised_s is None or promised_s == pytest.approx(video.info.duration_s, abs=0.25)
+        assert promised_s is not None or name == "among others.mkv"
+
+
+@pytest.mark.parametrize("name", ["29.97.mkv", "among others.mkv", "index first.mp4", "flv.flv"])
+def test_a_cut_file_says_what_was_promised(
+    make: Callable[[str], tuple[Kind, Path]], tmp_path: Path, name: str
+) -> None:
+    if name == "index first.mp4":
+        kind = replace(BY_NAME["short GOP.mp4"], mux={"movflags": "faststart"})
+        path = tmp_path / name
+        write(kind, path)
+    else:
+        kind, path = make(name)
+    with open_video(path) as video:
+        whole = video.info
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with open_video(path) as video:
+        assert video.info.duration_s < 0.8 * whole.duration_s
+        assert video.info.promised_s is not None
+        assert video.info.promised_s > whole.duration_s - 0.2
+
+
+def test_a_broadcast_promises_nothing(make: Callable[[str], tuple[Kind, Path]]) -> None:
+    with open_video(make("long GOP.ts")[1]) as video:
+        assert video.info.promised_s is None
 
 
 def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,8 +600,8 @@ def test_a_server_that_falls_silent(
     url = serve(path, silent_after=answers)
 
     def look_about() -> None:
-        with open_video(url, deadline_s=DEADLINE_S) as video:
-            for time_s in (5.5, 0.0, 4.0, 1.0, 3.0):
+        for time_s in (5.5, 0.0, 4.0, 1.0, 3.0):
+            with open_video(url, deadline_s=DEADLINE_S) as video:
                 video.frames_at([time_s])
                 video.keyframes_s()
 

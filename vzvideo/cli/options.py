@@ -55,6 +55,8 @@ _SHARED: Options = {
         LOOK, str, "How frames are chosen: uniform, fps, keyframes or scenes. (uniform)"
     ),
     "decoder": _option(LOOK, str, "What decodes: pyav or decord. (pyav)"),
+    "no_deinterlace": _switch(LOOK, "--no-deinterlace", "Show interlaced video as it is coded."),
+    "no_tone_map": _switch(LOOK, "--no-tone-map", "Show PQ and HLG as they are coded."),
     "tokens_per_frame": _option(
         COMPRESS, int, "Visual tokens kept of each frame. (17)", "--tokens-per-frame", "-t"
     ),
@@ -90,7 +92,13 @@ ANSWERING: Options = {
     "num_beams": _option(ANSWER, int, "Beam search: better words, as much slower. (1)"),
 }
 # Settings that are called otherwise on the command line.
-_CALLED = {"compress": "no_compress", "start_s": "start", "end_s": "end"}
+_CALLED = {
+    "compress": "no_compress",
+    "start_s": "start",
+    "end_s": "end",
+    "deinterlace": "no_deinterlace",
+    "tone_map": "no_tone_map",
+}
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 
 
@@ -135,8 +143,9 @@ def _settings(said: dict[str, Any]) -> Settings:
         said["compress"] = False
     if not said["timestamps"]:
         del said["timestamps"]
-    if said.pop("no_cache"):
-        said["cache"] = False
+    for name in ("cache", "deinterlace", "tone_map"):
+        if said.pop(f"no_{name}"):
+            said[name] = False
     return config.load(said.pop("config"), **said, start_s=start_s, end_s=end_s)
 
 

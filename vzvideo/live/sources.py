@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,19 @@ import av
 import av.error
 import numpy as np
 from av.container import InputContainer
-from av.stream import Discard, Disposition
+from av.stream import Discard
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vzvideo.errors import SettingsError, VideoError
-from vzvideo.live.clock import Clock
 from vzvideo.video.base import check_file, no_frames, scaled
-from vzvideo.video.pyav.pictures import pixels_of
+from vzvideo.video.clock import Clock
+from vzvideo.video.pyav.decoding import FrameDecoder
+from vzvideo.video.pyav.demuxer import discard_others, video_streams
+from vzvideo.video.pyav.pictures import Painter, to_pixels
+from vzvideo.video.pyav.refusals import explained
+from vzvideo.video.pyav.timing import StreamFacts
 
 Pixels = NDArray[np.uint8]
 
@@ -54,6 +59,7 @@ class LiveSource:
         deadline_s: how long a source may say nothing before it counts as gone.
         start_s: time of the first frame.
         format: FFmpeg's name of the input format, where the source does not tell ("lavfi").
+        deinterlace, tone_map: see `open_video`.
 
     A source without an end that goes away is waited for, however long; one that has never given a
     frame, or has an end, raises VideoError when it fails.
@@ -69,6 +75,8 @@ class LiveSource:
         deadline_s: float = 10.0,
         start_s: float = 0.0,
         format: str | None = None,
+        deinterlace: bool = True,
+        tone_map: bool = True,
     ) -> None:
         for name, value in (("fps", fps), ("speed", speed), ("deadline_s", deadline_s)):
             if value is not None and not 0 < value < math.inf:
@@ -78,6 +86,7 @@ class LiveSource:
         self.source = source
         self._fps, self._size, self._speed = fps, size, speed
         self._deadline_s = deadline_s
+        self._painter = partial(Painter.of, size=size, deinterlace=deinterlace, tone_map=tone_map)
         self._url, self._format, self._options = _address(source, format)
         self._start_s = start_s
         self._clock: Clock | None = None
@@ -106,8 +115,13 @@ class LiveSource:
                     raise no_frames(self.source)
                 if not self._endless:
                     return
-            except VideoError:
-                if self._clock is None or not self._endless:
+            except VideoError as error:
+                if self._clock is None:
+                    path = Path(self._url.removeprefix("file:"))
+                    raise explained(
+                        error, self.source, path if path.is_file() else None, self._deadline_s
+                    ) from None
+                if not self._endless:
                     raise
             if time.monotonic() - begun > _LONGEST_BACKOFF_S:  # it was there for a while
                 backoff_s = _BACKOFF_S
@@ -119,34 +133,35 @@ class LiveSource:
         """The frames of one connection."""
         self._endless = True  # until it says otherwise
         with self._open() as container:
-            streams = [
-                stream
-                for stream in container.streams.video
-                if stream.codec_context is not None
-                and Disposition.attached_pic not in stream.disposition  # an album's cover
-            ]
-            if not streams:
-                raise VideoError(f"{self.source}: no video in it", code="no_video")
-            stream = self._choose(container, streams)
+            stream = self._choose(container, video_streams(container, self.source))
             # What has a length has an end; so has what somebody pipes in.
             self._endless = not container.duration and not self._ends
-            stream.thread_type = "AUTO"  # type: ignore[attr-defined]
-            rate = float(getattr(stream, "average_rate", None) or 0)
+            if not self._endless:  # there is nothing to miss
+                discard_others(container, stream)
+            stream.thread_type = "AUTO"
+            facts = StreamFacts.of(container, stream)
+            decoder = FrameDecoder(stream, facts, self._closed)
+            rate = float(stream.average_rate or 0)
             # Frames nobody refers to can be done without, where those between are close enough.
             if self._fps and _BETWEEN * self._fps <= rate <= _FASTEST:
-                stream.codec_context.skip_frame = "NONREF"  # type: ignore[attr-defined]
+                decoder.full_s = math.inf
             if self._clock is None:
-                clock = Clock(self._start_s, live=self._endless)
+                clock = Clock(self._start_s, live=self._endless, step_s=facts.step_s)
             else:
                 clock = self._clock
                 clock.restart()
-            due_s, begun, anew = -math.inf, None, self._clock is not None
-            for frame in self._frames(container, stream):
-                at_s = clock.time(frame.time)
+            due_s = last_s = -math.inf
+            begun, anew = None, self._clock is not None
+            painter: Painter | None = None  # for frames as large as the last
+            painted = 0, 0
+            for frame, at_s in decoder.frames(self._packets(container, stream), clock):
+                self._heard = time.monotonic()
                 self.reconnects += anew
+                self.lost, decoder.lost = self.lost + decoder.lost, 0
                 self._clock, anew = clock, False
-                if at_s is None or at_s < due_s:
+                if at_s < due_s or at_s == last_s:
                     continue
+                last_s = at_s
                 if self._fps:  # a grid that does not drift
                     due_s = (math.floor(at_s * self._fps + 1e-6) + 1) / self._fps - 1e-6
                 if self._speed and not self._endless:
@@ -155,9 +170,13 @@ class LiveSource:
                     if self._closed.wait(max(0.0, begun + at_s / self._speed - now)):
                         return
                     self._heard = time.monotonic()
+                if painter is None or (frame.width, frame.height) != painted:
+                    painted = frame.width, frame.height
+                    painter = self._painter(stream, frame)
                 with suppress(av.error.FFmpegError, ValueError):
-                    yield self._pixels(frame), at_s
+                    yield painter.paint(frame), at_s
                 self._heard = time.monotonic()  # whoever took it may have taken his time
+            self.lost += decoder.lost
 
     def _choose(self, container: InputContainer, streams: list[VideoStream]) -> VideoStream:
         """What a player would show; where the same is on offer in several sizes, the smallest that
@@ -208,8 +227,8 @@ class LiveSource:
         reason = getattr(error, "strerror", None) or str(error)
         return VideoError(f"{self.source}: {reason}", code="unreadable")
 
-    def _frames(self, container: InputContainer, stream: Any) -> Iterator[VideoFrame]:
-        """Decoded frames; damaged packets are counted and passed over."""
+    def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[Any]:
+        """Packets of the stream, None for each that could not be read."""
         damaged = 0
         self._heard = time.monotonic()
         while True:
@@ -222,7 +241,7 @@ class LiveSource:
                         if self._closed.is_set():
                             return
                         if packet.stream.index == stream.index:
-                            yield from self._decoded(packet)
+                            yield packet
                         if time.monotonic() - self._heard > self._deadline_s:
                             raise VideoError(
                                 f"{self.source}: no picture for {self._deadline_s:g} s",
@@ -231,37 +250,15 @@ class LiveSource:
                     return
                 except av.error.InvalidDataError as error:
                     damaged += 1
-                    self.lost += 1
                     if damaged > _DAMAGE_LIMIT:
                         raise self._failed(error) from None
+                    yield None
                 except MemoryError:
                     raise
                 except IndexError:  # PyAV stumbles at the end over streams that turned up late
                     return
                 except (av.error.FFmpegError, OSError) as error:
                     raise self._failed(error) from None
-
-    def _decoded(self, packet: Any) -> Iterator[VideoFrame]:
-        try:
-            frames = packet.decode()
-        except av.error.EOFError:
-            return
-        except MemoryError:
-            raise
-        except (av.error.FFmpegError, ValueError):
-            self.lost += 1
-            return
-        self.lost += packet.is_corrupt
-        for frame in frames:
-            if frame.is_corrupt:
-                self.lost += 1
-                continue
-            self._heard = time.monotonic()
-            yield frame
-
-    def _pixels(self, frame: VideoFrame) -> Pixels:
-        width, height = scaled(frame.width, frame.height, self._size)
-        return np.rot90(pixels_of(frame, width, height), frame.rotation // 90)
 
     def _pipe(self) -> _Pipe | None:
         """What is piped in, through a reader that can be told to stop."""
@@ -308,7 +305,7 @@ def downscale(pixels: Pixels, size: int | None) -> Pixels:
     if scaled(width, height, size) == (width, height):
         return pixels.copy()  # the caller may well write into it again
     frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
-    return pixels_of(frame, *scaled(width, height, size))
+    return to_pixels(frame, *scaled(width, height, size))
 
 
 def _address(source: str, format: str | None) -> tuple[str, str | None, dict[str, str]]:
@@ -339,7 +336,7 @@ def _address(source: str, format: str | None) -> tuple[str, str | None, dict[str
 def thumbnail(pixels: Pixels) -> NDArray[np.int16]:
     """uint8 (H, W, 3) -> (32, 32, 3): the mean of each cell, by which frames are compared."""
     frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
-    return pixels_of(frame, _CELLS, _CELLS, interpolation="AREA").astype(np.int16)
+    return to_pixels(frame, _CELLS, _CELLS, interpolation="AREA").astype(np.int16)
 
 
 def is_similar(one: NDArray[np.int16], other: NDArray[np.int16], tolerance: float) -> bool:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vzvideo.errors import SettingsError
 from vzvideo.video.base import Video, check_file
+
+if TYPE_CHECKING:
+    from vzvideo.video.fetching import OnFetch
 
 DECODERS = ("pyav", "decord")
 
@@ -20,6 +24,9 @@ def open_video(
     deadline_s: float = 30.0,
     threads: int = 0,
     hwaccel: str | None = None,
+    deinterlace: bool = True,
+    tone_map: bool = True,
+    on_fetch: OnFetch | None = None,
 ) -> Video:
     """Opens a file, an http(s) URL, or anything else PyAV opens.
 
@@ -32,6 +39,11 @@ def open_video(
             these threads, eight at most.
         hwaccel: a device that PyAV may decode on ("cuda", "videotoolbox", ...); what that device
             cannot decode, the processor does.
+        deinterlace: make whole pictures of interlaced ones; PyAV alone.
+        tone_map: show PQ and HLG (high dynamic range) as an ordinary screen does; PyAV alone.
+        on_fetch: told how far a video is, in bytes, and of how many if that is known, which is
+            fetched to a temporary file (of 2 GiB at most), for its index lies at its end and its
+            server knows no byte ranges.
 
     Raises VideoError in one line for whatever is not a readable video.
     """
@@ -52,4 +64,13 @@ def open_video(
         return DecordVideo(name, size, deadline_s)
     from vzvideo.video.pyav.reader import PyAVVideo
 
-    return PyAVVideo(name, size, deadline_s, threads, hwaccel)
+    return PyAVVideo(
+        name,
+        size,
+        deadline_s,
+        threads,
+        hwaccel,
+        deinterlace=deinterlace,
+        tone_map=tone_map,
+        on_fetch=on_fetch,
+    )

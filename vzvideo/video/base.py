@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.types import FrameBatch
 
-AT_ONCE = 4  # pictures converted beside each other, at most
+CONVERT_AHEAD = 4  # pictures converted beside each other, at most
 _ROOM_BYTES = 2**28  # that a batch takes before it is known to need more
 SAME_S = 1e-6  # a time this close before a frame means that frame: floats carry timestamps
 
@@ -32,9 +33,11 @@ class VideoInfo:
 
     duration_s: from the first frame to the end of the last, as a file's packets tell and a URL's
     header. start_s: the first frame's timestamp in the file, which `pts_s` of a FrameBatch is
-    counted from. width, height: as shown, rotation applied. rotation: degrees, counter-clockwise,
-    that the picture is turned before it is shown. average_fps: frames / duration. variable_rate:
-    whether frames are unevenly spaced.
+    counted from. width, height: as shown, in shape and upright. rotation: degrees,
+    counter-clockwise (0, 90, 180, 270), that the coded picture is turned before it is shown.
+    average_fps: frames / duration. variable_rate: whether frames are unevenly spaced. mirrored:
+    whether the coded picture is mirrored, left to right, before it is turned. promised_s: how long
+    it is by its header, None where no header says it; more than duration_s where the file was cut.
     """
 
     duration_s: float
@@ -45,6 +48,8 @@ class VideoInfo:
     codec: str
     average_fps: float
     variable_rate: bool
+    mirrored: bool = False
+    promised_s: float | None = None
 
 
 class Video(abc.ABC):
@@ -88,18 +93,18 @@ class Video(abc.ABC):
 
     def _batch(self, filling: _Filling, asked: int) -> FrameBatch:
         pixels, pts_s = filling.finished()
-        return FrameBatch(pixels, pts_s, self.source, asked, self._passed_over())
+        return FrameBatch(pixels, pts_s, self.source, asked, self._take_lost())
 
     @abc.abstractmethod
     def _shown_at(self, time_s: float) -> tuple[float, Callable[[], NDArray[np.uint8]]]:
         """When the frame shown at `time_s` starts, and what gives it as RGB (H, W, 3), upright.
 
-        Up to AT_ONCE further frames are sought before a picture is asked for, so that it may be
-        converted meanwhile.
+        Up to CONVERT_AHEAD further frames are sought before a picture is asked for, so that it may
+        be converted meanwhile.
         """
 
     @abc.abstractmethod
-    def _passed_over(self) -> int:
+    def _take_lost(self) -> int:
         """Damaged packets and frames since this was last asked; VideoError if the file changed."""
 
     @abc.abstractmethod
@@ -161,7 +166,7 @@ class _Filling:
     def add(self, at_s: float, picture: Callable[[], NDArray[np.uint8]]) -> None:
         self.pts_s.append(at_s)
         self._coming.append(picture)
-        if len(self._coming) > AT_ONCE:
+        if len(self._coming) > CONVERT_AHEAD:
             self._lay()
 
     def finished(self) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -223,6 +228,6 @@ def no_frames(source: str, reason: str = "") -> VideoError:
     )
 
 
-def finite(value: float | None) -> float | None:
-    """`value` where it is a positive finite number, else None."""
-    return value if value is not None and math.isfinite(value) and value > 0 else None
+def positive(value: float | Fraction | None) -> float | None:
+    """`value` where it is a finite number above 0, else None."""
+    return float(value) if value is not None and math.isfinite(value) and value > 0 else None

@@ -34,7 +34,7 @@ class DecordVideo(Video):
         self.source = source
         self._deadline_s = deadline_s
         self._child: Child | None = None
-        self._facts = PyAVVideo(source, None, deadline_s)
+        self._pyav = PyAVVideo(source, None, deadline_s)
         try:
             times = self._examine()
             self._child = Child(__name__)
@@ -49,19 +49,19 @@ class DecordVideo(Video):
 
     @property
     def info(self) -> VideoInfo:
-        return self._facts.info
+        return self._pyav.info
 
     def keyframes_s(self) -> NDArray[np.float64]:
-        return self._facts.keyframes_s()
+        return self._pyav.keyframes_s()
 
     def differences(
         self, start_s: float, end_s: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Decoded by PyAV, so that both decoders are asked for the same frames."""
-        return self._facts.differences(start_s, end_s)
+        return self._pyav.differences(start_s, end_s)
 
     def close(self) -> None:
-        self._facts.close()
+        self._pyav.close()
         child, self._child = self._child, None
         if child is not None:
             child.close()
@@ -70,26 +70,28 @@ class DecordVideo(Video):
         index = max(0, int(np.searchsorted(self._times_s, time_s + SAME_S, "right")) - 1)
         return float(self._times_s[index]), partial(self._ask, index)
 
-    def _passed_over(self) -> int:
-        return self._facts._passed_over()
+    def _take_lost(self) -> int:
+        return self._pyav._take_lost()
 
     def _examine(self) -> list[float]:
         """Times of all frames, or VideoError where decord would give wrong pictures."""
         times: list[float] = []
         key_s = -np.inf
-        kind = self._facts.clock.format
+        kind = self._pyav.facts.format
         if not {"mp4", "matroska"} & set(kind.split(",")):
             raise self._unfit(f"its seeking in {kind} is wrong")
         if self.info.rotation % 180:
             raise self._unfit("it cannot turn pictures upright")
+        if self._pyav.needs_more_than_scaling:
+            raise self._unfit("it shows mirrored, interlaced and HDR pictures as they are coded")
         if self.info.start_s:
             raise self._unfit("its seeking is wrong where timestamps do not begin with 0")
-        for packet, at_s in self._facts.timing.packets():
+        for packet, at_s in self._pyav.timing.packets():
             if packet.is_keyframe:
                 key_s = at_s
             elif at_s < key_s:
                 raise self._unfit("its seeking is wrong in open groups of pictures")
-            times.append(at_s - self.info.start_s)
+            times.append(at_s)
         return times
 
     def _unfit(self, why: str) -> VideoError:

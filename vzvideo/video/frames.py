@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from vzvideo.config import Settings
 from vzvideo.errors import SettingsError
 from vzvideo.types import FrameBatch
 from vzvideo.video import Video, open_video, sampling
+
+if TYPE_CHECKING:
+    from vzvideo.video.fetching import OnFetch
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,18 @@ class Frames:
 
 @contextmanager
 def frames_of(
-    source: str, settings: Settings, count: int, size: int, *, threads: int = 0
+    source: str,
+    settings: Settings,
+    count: int,
+    size: int,
+    *,
+    threads: int = 0,
+    on_fetch: OnFetch | None = None,
 ) -> Iterator[Frames]:
     """Opens a video and chooses its frames, `count` at most, by the policy that `settings` name.
 
-    size: shortest edge to which larger frames are scaled, in pixels; threads: see `open_video`.
+    size: shortest edge to which larger frames are scaled, in pixels; threads, on_fetch: see
+    `open_video`.
     """
     with open_video(
         source,
@@ -40,6 +51,9 @@ def frames_of(
         deadline_s=settings.deadline_s,
         threads=threads,
         hwaccel=settings.hwaccel,
+        deinterlace=settings.deinterlace,
+        tone_map=settings.tone_map,
+        on_fetch=on_fetch,
     ) as video:
         times = sample(video, settings, count)
         yield Frames(len(times), video.stream(times, settings.batch))

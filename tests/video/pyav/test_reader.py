@@ -18,8 +18,9 @@ from vzvideo.errors import VideoError
 from vzvideo.video import base as reader
 from vzvideo.video import open_video
 from vzvideo.video.pyav import reader as pyav_reader
-from vzvideo.video.pyav.decoding import Decoding
+from vzvideo.video.pyav.decoding import FrameDecoder
 from vzvideo.video.pyav.demuxer import Demuxer
+from vzvideo.video.pyav.pictures import Painter
 from vzvideo.video.pyav.reader import PyAVVideo
 
 CONVERTED = ("short GOP", "hevc", "turned 90", "odd size", "variable", "two frames")
@@ -81,7 +82,7 @@ def test_a_frame_that_cannot_be_converted_is_one_line(
     def fail(*_: Any) -> Any:
         raise ValueError("no way from there")
 
-    monkeypatch.setattr(pyav_reader, "pixels_of", fail)
+    monkeypatch.setattr(Painter, "paint", fail)
     with (
         open_video(path, threads=threads) as video,
         pytest.raises(VideoError, match=r"a frame cannot be converted \(no way from there\)"),
@@ -111,14 +112,14 @@ def test_a_seek_decodes_from_the_keyframe_before_and_no_further_back(
     path = tmp_path / f"clip{kind.suffix}"
     kind.make(kind, path)
     decoded = [0]
-    stamped = Decoding._stamped
+    stamped = FrameDecoder._stamped
 
-    def counted(self: Decoding, *arguments: Any) -> Iterator[Any]:
+    def counted(self: FrameDecoder, *arguments: Any) -> Iterator[Any]:
         for frame in stamped(self, *arguments):
             decoded[-1] += 1
             yield frame
 
-    monkeypatch.setattr(Decoding, "_stamped", counted)
+    monkeypatch.setattr(FrameDecoder, "_stamped", counted)
     with open_video(path, threads=1) as video:
         assert isinstance(video, PyAVVideo)
         keyframes = np.round(video.keyframes_s() * kind.fps).astype(int)

@@ -18,7 +18,7 @@ from vzvideo.errors import VideoError
 from vzvideo.types import FrameBatch
 from vzvideo.video import open_video
 from vzvideo.video.pyav import reader as pyav_reader
-from vzvideo.video.pyav.decoding import Decoding
+from vzvideo.video.pyav.decoding import FrameDecoder
 from vzvideo.video.pyav.reader import PyAVVideo
 
 FRAMES = 160  # of a clip, 16 s
@@ -190,7 +190,7 @@ def test_a_reader_that_cannot_open_says_why_and_holds_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_video(path, threads=2) as video:
-        monkeypatch.setattr(Decoding, "frames", unreadable)
+        monkeypatch.setattr(FrameDecoder, "frames", unreadable)
         with pytest.raises(VideoError, match="no way"):
             next(video.stream(FAR_APART, 1))
         assert held(path) == 1

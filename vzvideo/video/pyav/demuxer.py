@@ -8,22 +8,20 @@ from __future__ import annotations
 import errno
 import os
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 
 import av
 import av.error
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from vzvideo.errors import VideoError
 from vzvideo.video import storage
-from vzvideo.video.base import no_frames
 
 _DAMAGE_LIMIT = 500  # failed reads in a row, behind which nothing more is expected
 
@@ -32,6 +30,7 @@ class Demuxer:
     """A source that may be opened several times.
 
     version: size in bytes, time of change and identity of a local file; None for a URL.
+    path: of a local file.
     """
 
     def __init__(
@@ -40,9 +39,14 @@ class Demuxer:
         deadline_s: float,
         hwaccel: HWAccel | None,
         give_up: Callable[[], None],
+        path: Path | None = None,
     ) -> None:
-        """give_up: called where the deadline has passed, for nobody knows what would come next."""
+        """give_up: called where the deadline has passed, for nobody knows what would come next.
+
+        path: where a URL's content lies on the disk.
+        """
         self.source = source
+        self.path = path if path or "://" in source else Path(source)
         self._deadline_s, self._hwaccel, self._give_up = deadline_s, hwaccel, give_up
         self._files: dict[int, Any] = {}  # of containers whose source is an object store's
         self.version = self._stat()
@@ -52,23 +56,33 @@ class Demuxer:
         if (file := self._files.pop(id(container), None)) is not None:
             file.close()
 
+    @property
+    def size(self) -> int:
+        """Of a local file, in bytes; 0 for a URL."""
+        return self.version[0] if self.version else 0
+
     @contextmanager
-    def opened(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+    def opened(self, *, all_streams: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
         """Once more, for as long as that lasts."""
-        container, stream = self.connect()
+        container, stream = self.connect(all_streams=all_streams)
         try:
             yield container, stream
         finally:
             self.close(container)
 
-    def connect(self, decode: bool = False) -> tuple[InputContainer, VideoStream]:
-        """The source, newly opened, and the stream of it to show."""
+    def connect(
+        self, *, decode: bool = False, all_streams: bool = False
+    ) -> tuple[InputContainer, VideoStream]:
+        """The source, newly opened, and the stream of it to show.
+
+        decode: frames are to be made of its packets. all_streams: the others are read, too.
+        """
         deadline_s = self._deadline_s
         # Without the prefix a file named 12:30.mp4 would be taken for a protocol. PyAV's timeout
         # does not cover seeking, FFmpeg's own does.
-        stored = storage.is_filesystem_uri(self.source)
-        url: Any = f"file:{self.source}" if self.version else self.source
-        url = self._fetch() if stored else url
+        stored = self.path is None and storage.is_filesystem_uri(self.source)
+        url: Any = f"file:{self.path}" if self.path else self.source
+        url = self._opened_in_store() if stored else url
         options = {} if self.version else {"rw_timeout": str(round(deadline_s * 1e6))}
         with self._reading():
             container = av.open(
@@ -81,12 +95,15 @@ class Demuxer:
         if stored:
             self._files[id(container)] = url
         try:
-            return container, self._choose(container)
+            stream = self._choose(container)
         except BaseException:
             self.close(container)
             raise
+        if not all_streams:
+            discard_others(container, stream)
+        return container, stream
 
-    def _fetch(self) -> Any:
+    def _opened_in_store(self) -> Any:
         """A file of an object store, open for reading."""
         try:
             return storage.open_input(self.source)
@@ -97,57 +114,34 @@ class Demuxer:
             raise VideoError(f"{self.source}: {line}", code="unreadable") from None
 
     def _choose(self, container: InputContainer) -> VideoStream:
-        videos = [
-            stream
-            for stream in container.streams.video
-            if Disposition.attached_pic not in stream.disposition  # an album's cover
-        ]
-        if not videos:
-            kinds = {str(stream.type) for stream in container.streams} - {"video"}
-            found = ", ".join(sorted(kinds)) or "nothing"
-            raise VideoError(f"{self.source}: no video in it ({found} only)", code="no_video")
+        streams = video_streams(container, self.source)
         best = container.streams.best("video")
-        stream: VideoStream = best if best in videos else videos[0]  # type: ignore[assignment]
-        if stream.codec_context is None:
-            raise VideoError(f"{self.source}: no decoder for its video", code="no_decoder")
-        return stream
+        return best if best in streams else streams[0]  # type: ignore[return-value]
 
-    def no_frames(self) -> VideoError:
-        """Why no frame came, as far as that can be told."""
-        if self.source.startswith(("http://", "https://")) and not self._serves_parts():
-            return VideoError(
-                f"{self.source}: no frame could be decoded; it may be that the server ignores byte "
-                "ranges, which a file with its index at its end wants: download it, give the file",
-                code="no_ranges",
-            )
-        return no_frames(self.source)
-
-    def _serves_parts(self) -> bool:
-        request = urllib.request.Request(self.source, headers={"Range": "bytes=0-0"})
-        try:
-            with urllib.request.urlopen(request, timeout=self._deadline_s) as answer:
-                return bool(answer.status == 206)
-        except (OSError, ValueError, HTTPException):
-            return True  # nobody knows
-
-    def seek(self, container: InputContainer, stream: VideoStream, ticks: int) -> bool:
-        """To a keyframe near `ticks` of the stream's time base; whether that was possible."""
+    def seek(
+        self, container: InputContainer, stream: VideoStream, to: int, *, by_bytes: bool = False
+    ) -> bool:
+        """To a keyframe near `to`, in ticks of the stream's time base, or to a place in the file;
+        whether that was possible."""
         try:
             with self._reading():
-                container.seek(ticks, stream=stream)
+                if by_bytes:
+                    container.seek(to, unsupported_byte_offset=True)
+                else:
+                    container.seek(to, stream=stream)
         except VideoError as error:
             if error.code == "deadline":
                 raise
             return False
         return True
 
-    def packets(self, container: InputContainer, stream: VideoStream) -> Iterator[Any]:
-        """Packets in file order, None for each that could not be read."""
+    def packets(self, container: InputContainer, *streams: VideoStream) -> Iterator[Any]:
+        """Packets (of `streams`, or of all) in file order, None for each that could not be read."""
         damaged = 0
         while damaged < _DAMAGE_LIMIT:
             # Until its generator is closed, PyAV's clock runs on from the last read, and a seek
             # after a pause of the caller's would be found too late.
-            packets: Any = container.demux(stream)
+            packets: Any = container.demux(*streams)
             with closing(packets):
                 try:
                     while True:
@@ -190,10 +184,10 @@ class Demuxer:
 
     def _stat(self) -> tuple[int, int, int] | None:
         """Size in bytes, time of change and identity of a local file; None for a URL."""
-        if "://" in self.source:
+        if self.path is None:
             return None
         try:
-            stat = os.stat(self.source)
+            stat = os.stat(self.path)
         except OSError:
             return 0, 0, 0
         return stat.st_size, stat.st_mtime_ns, stat.st_ino
@@ -202,3 +196,34 @@ class Demuxer:
         """VideoError where a file is another by now."""
         if self._stat() != self.version:
             raise VideoError(f"{self.source}: changed while it was being read", code="changed")
+
+
+def video_streams(container: InputContainer, source: str) -> list[VideoStream]:
+    """Those that can be shown; VideoError where there is none."""
+    videos = [
+        stream
+        for stream in container.streams.video
+        if Disposition.attached_pic not in stream.disposition  # an album's cover
+    ]
+    if not videos:
+        kinds = {str(stream.type) for stream in container.streams} - {"video"}
+        found = ", ".join(sorted(kinds)) or "nothing"
+        raise VideoError(f"{source}: no video in it ({found} only)", code="no_video")
+    tiles = sum(Disposition.dependent in stream.disposition for stream in videos)
+    if tiles > 1:  # HEIC of phones, AVIF: whichever was shown, it would be a part
+        raise VideoError(
+            f"{source}: a picture in {tiles} tiles, which this FFmpeg does not put together: "
+            "convert it to JPEG or PNG",
+            code="tiles",
+        )
+    decodable = [stream for stream in videos if stream.codec_context is not None]
+    if not decodable:
+        raise VideoError(f"{source}: no decoder for its video", code="no_decoder")
+    return decodable
+
+
+def discard_others(container: InputContainer, stream: VideoStream) -> None:
+    """Lets a container leave out all streams but one, unread: a file may end before their data."""
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all

@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import chain, islice, pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import av
@@ -27,13 +28,16 @@ from numpy.typing import NDArray
 
 from vzvideo.errors import VideoError
 from vzvideo.types import FrameBatch
-from vzvideo.video.base import AT_ONCE, SAME_S, Video, VideoInfo, no_frames, scaled
-from vzvideo.video.pyav.decoding import Decoding, time_of
+from vzvideo.video.base import CONVERT_AHEAD, SAME_S, Video, VideoInfo, no_frames
+from vzvideo.video.clock import Clock
+from vzvideo.video.fetching import OnFetch, fetch, serves_ranges
+from vzvideo.video.pyav.decoding import FrameDecoder, Shown
 from vzvideo.video.pyav.demuxer import Demuxer
 from vzvideo.video.pyav.hwaccel import acceleration
-from vzvideo.video.pyav.pictures import pixels_of
+from vzvideo.video.pyav.pictures import Painter, to_pixels
+from vzvideo.video.pyav.refusals import explained
 from vzvideo.video.pyav.relay import Opener, Relay
-from vzvideo.video.pyav.timing import Clock, Timing
+from vzvideo.video.pyav.timing import Stamps, StreamFacts, Timing
 
 _SKIP_MARGIN_S = 0.1  # frames nobody refers to are decoded only this close to a time asked for
 _BLIND_SEEK_S = 2.0  # how far ahead to seek where the file has no index of keyframes
@@ -69,11 +73,12 @@ class _Landing:
 class PyAVVideo(Video):
     """See `open_video`.
 
-    clock, timing: how the file counts time, and what its packets say of it.
+    facts, timing: how the file counts time, and what its packets say of it.
+    needs_more_than_scaling: see `Painter`.
     """
 
-    _current: VideoFrame | None  # the frame on show
-    _ahead: VideoFrame | None  # the one behind it, where that is decoded already
+    _current: Shown | None  # the frame on show
+    _ahead: Shown | None  # the one behind it, where that is decoded already
     _shown: VideoFrame | None  # the last whose picture was asked for, and what gives it
     _picture: Callable[[], NDArray[np.uint8]] | None
 
@@ -84,6 +89,9 @@ class PyAVVideo(Video):
         deadline_s: float,
         threads: int = 0,
         hwaccel: str | None = None,
+        deinterlace: bool = True,
+        tone_map: bool = True,
+        on_fetch: OnFetch | None = None,
     ) -> None:
         self.source = source
         self._threads, self._deadline_s = threads, deadline_s
@@ -97,21 +105,27 @@ class PyAVVideo(Video):
         self._start_s = 0.0
         self._lost = 0
         self._seekable = True
+        self._sought = False
+        self._known: StreamFacts | None = None  # once packets have been seen
         self._blind_s = _BLIND_SEEK_S
+        self._forget: Callable[[], object] | None = None  # a copy that was fetched
         try:
-            self._open()
-            first = self._pull()
-            if first is None:
-                raise self._demuxer.no_frames()
+            first = self._first(on_fetch)
             self._ahead = first
-            self._start_s = time_of(first)
-            self.timing = Timing(self._demuxer, self.clock, self._start_s)
-            self._shape = first.width, first.height, first.rotation % 360
-            painters = min(AT_ONCE, self._cores)
-            if painters > 1 and first.width * first.height >= _LARGE:
+            self.facts = self._known = self._decoder.facts
+            self._start_s = -(self._clock.offset_s or 0.0)
+            self.timing = Timing(self._demuxer, self.facts, self._start_s)
+            frame = first.frame
+            self._painter = Painter.of(
+                self._stream, frame, size, deinterlace=deinterlace, tone_map=tone_map
+            )
+            # In shape and upright, but as large as it is coded.
+            self._whole = Painter.of(self._stream, frame, None)
+            self.needs_more_than_scaling = self._painter.needs_more_than_scaling(frame)
+            painters = min(CONVERT_AHEAD, self._cores)
+            if painters > 1 and frame.width * frame.height >= _LARGE:
                 self._painters = ThreadPoolExecutor(painters, "vzvideo picture")
-            self._size = scaled(first.width, first.height, size)
-            self._skip_margin_s = max(_SKIP_MARGIN_S, 3 * self.clock.step_s)
+            self._skip_margin_s = max(_SKIP_MARGIN_S, 3 * self.facts.step_s)
             if not self._demuxer.version:
                 _ = self.info  # while there is a connection: another might give another stream
         except BaseException:
@@ -128,8 +142,7 @@ class PyAVVideo(Video):
         if readers < 2:
             yield from super().stream(times_s, batch)
             return
-        first_s = stretches[0][0] + self._start_s
-        if not self._worth_seeking(self._start_s, first_s):
+        if not self._worth_seeking(0.0, stretches[0][0]):
             self._lost = 0  # before the first frame: whoever begins there comes upon it again
         # With all cores there are: a decoder's own threads help where stretches are few and long.
         threads = self._cores // readers
@@ -153,27 +166,27 @@ class PyAVVideo(Video):
             self._relays.remove(relay)
 
     def keyframes_s(self) -> NDArray[np.float64]:
-        times = [at_s for packet, at_s in self.timing.packets() if packet.is_keyframe]
+        times = self.timing.scan.keyframes_s
         self._demuxer.check_unchanged()
-        shown = np.unique(times) - self._start_s
-        shown = shown[shown > -SAME_S].clip(min=0.0)
-        return shown if len(shown) else np.zeros(1)
+        return times if len(times) else np.zeros(1)
 
     def differences(
         self, start_s: float, end_s: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        times, changes = [], []
+        times: list[float] = []
+        changes: list[float] = []
         before: NDArray[np.int16] | None = None
         lost_before = self._lost
         if self._picture is not None:  # no frame may be converted by two threads at once
             with suppress(VideoError):
                 self._picture()
-        frame: VideoFrame | None = self._frame_at(start_s)
-        while frame is not None and time_of(frame) - self._start_s < end_s:
-            grey = self._pixels(frame, _SMALL, _SMALL, "gray", "AREA").astype(np.int16)
-            changes.append(0.0 if before is None else float(np.abs(grey - before).mean()) / 255)
-            times.append(time_of(frame) - self._start_s)
-            before, frame = grey, self._next()
+        shown: Shown | None = self._frame_at(start_s)
+        while shown is not None and shown.at_s < end_s:
+            grey = self._small(shown.frame)
+            if not times or shown.at_s > times[-1]:  # not a second picture of the same moment
+                changes.append(0.0 if before is None else float(np.abs(grey - before).mean()) / 255)
+                times.append(shown.at_s)
+            before, shown = grey, self._next()
         self._demuxer.check_unchanged()
         self._lost = lost_before  # of no concern to the frames asked for next
         return np.array(times), np.array(changes, np.float32)
@@ -184,9 +197,11 @@ class PyAVVideo(Video):
         if self._painters is not None:
             self._painters.shutdown()  # what has been begun is soon done, and may be waited for
         self._disconnect()
+        if self._forget is not None:
+            self._forget()
 
     def _disconnect(self) -> None:
-        self._frames: Iterator[VideoFrame] = iter(())
+        self._frames: Iterator[Shown] = iter(())
         self._current = self._ahead = self._shown = self._picture = None
         if self._container is not None:
             self._demuxer.close(self._container)
@@ -194,9 +209,35 @@ class PyAVVideo(Video):
 
     # -- opening
 
+    def _first(self, on_fetch: OnFetch | None) -> Shown:
+        """Opens the video; its first frame."""
+        try:
+            return self._opened()
+        except VideoError as error:
+            web = self.source.startswith(("http://", "https://"))
+            if error.code not in ("invalid", "no_frames", "unreadable"):
+                raise
+            unread = explained(error, self.source, self._demuxer.path, self._deadline_s)
+            if unread is not error or not web or serves_ranges(self.source, self._deadline_s):
+                raise unread from None
+        # Its index may lie at its end.
+        path = fetch(self.source, self._deadline_s, on_fetch)
+        self._forget = weakref.finalize(self, path.unlink, missing_ok=True)
+        self._demuxer = Demuxer(
+            self.source, self._deadline_s, self._device, give_up=self.close, path=path
+        )
+        return self._opened()
+
+    def _opened(self) -> Shown:
+        self._open()
+        if (first := self._pull()) is None:
+            raise no_frames(self.source)
+        return first
+
     def _open(self) -> None:
         """Stands before the first frame, nothing decoded."""
         self._disconnect()
+        self._sought = False
         self._container, self._stream = self._demuxer.connect(decode=True)
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = self._threads
@@ -204,12 +245,12 @@ class PyAVVideo(Video):
         # cannot be opened fails again when it is to decode.
         with suppress(av.error.FFmpegError, ValueError):
             self._stream.codec_context.open(strict=False)
-        self.clock = Clock.of(self._container, self._stream)
-        # An MPEG program stream times some packets only, and behind a seek the rest is made up.
-        self._seekable = self._seekable and self.clock.format != "mpeg"
-        self._decoding = Decoding(self._stream, self.clock, self._over)
+        facts = self._known or StreamFacts.of(self._container, self._stream)
+        self._seekable = self._seekable and facts.seekable
+        self._decoder = FrameDecoder(self._stream, facts, self._over)
+        self._clock = Clock(step_s=facts.step_s)
         packets = self._demuxer.packets(self._container, self._stream)
-        self._frames = self._decoding.frames(packets)
+        self._frames = self._decoder.frames(packets, self._clock)
 
     @cached_property
     def info(self) -> VideoInfo:
@@ -222,41 +263,53 @@ class PyAVVideo(Video):
         return info
 
     def _describe(self, container: InputContainer, stream: VideoStream) -> VideoInfo:
-        width, height, rotation = self._shape
-        if rotation % 180 == 90:
-            width, height = height, width
-        codec = stream.codec_context.codec.canonical_name
+        width, height = self._whole.shown_size
         duration_s, rate, variable = self.timing.measure(container, stream)
-        return VideoInfo(duration_s, self._start_s, width, height, rotation, codec, rate, variable)
+        return VideoInfo(
+            duration_s=duration_s,
+            start_s=self._start_s,
+            width=width,
+            height=height,
+            rotation=self._whole.orientation.rotation,
+            codec=stream.codec_context.codec.canonical_name,
+            average_fps=rate,
+            variable_rate=variable,
+            mirrored=self._whole.orientation.mirrored,
+            promised_s=self.timing.promised_s(container, stream, duration_s),
+        )
 
     # -- moving
 
-    def _frame_at(self, time_s: float) -> VideoFrame:
+    def _frame_at(self, time_s: float) -> Shown:
         """The frame on show at `time_s`: the last that starts no later, or the nearest."""
         self._check_open()
-        target_s = max(time_s, 0.0) + self._start_s + SAME_S
-        self._approach(target_s)
-        full_s = target_s - self._skip_margin_s
-        found, moved = self._advance(target_s, full_s)
-        if moved and time_of(found) < full_s:
-            # What is on show may be one of the frames left out, so the margin was too small.
-            self._skip_margin_s = 2 * (target_s - time_of(found))
-            self._rewind(target_s)
-            found, _ = self._advance(target_s, -np.inf)
-        return found
+        target_s = max(time_s, 0.0) + SAME_S
+        while True:
+            was_sure = self._seekable
+            self._approach(target_s)
+            full_s = target_s - self._skip_margin_s
+            found, moved = self._advance(target_s, full_s)
+            if moved and found.at_s < full_s:
+                # What is on show may be one of the frames left out: the margin was too small.
+                self._skip_margin_s = 2 * (target_s - found.at_s)
+                self._rewind(target_s)
+                found, _ = self._advance(target_s, -np.inf)
+            if self._seekable or not (was_sure and self._sought):
+                return found
+            self._open()  # from behind a seek it can't be told what is shown when
 
     def _check_open(self) -> None:
         if self._container is None:
             raise VideoError(f"{self.source}: the video has been closed", code="closed")
 
-    def _advance(self, target_s: float, full_s: float) -> tuple[VideoFrame, bool]:
+    def _advance(self, target_s: float, full_s: float) -> tuple[Shown, bool]:
         """Decodes on to the frame on show at `target_s`; says too whether that took decoding."""
         moved = False
         while True:
             if self._ahead is None:
                 self._ahead = self._pull(full_s)
                 moved = moved or self._ahead is not None
-            if self._ahead is None or (self._current and time_of(self._ahead) > target_s):
+            if self._ahead is None or (self._current and self._ahead.at_s > target_s):
                 break
             self._current, self._ahead = self._ahead, None
         if self._current is None:
@@ -264,31 +317,39 @@ class PyAVVideo(Video):
             raise no_frames(self.source)
         return self._current, moved
 
-    def _next(self) -> VideoFrame | None:
+    def _next(self) -> Shown | None:
         """The frame after the one that was last given."""
-        frame = self._ahead or self._pull()
-        self._current, self._ahead = frame or self._current, None
-        return frame
+        shown = self._ahead or self._pull()
+        self._current, self._ahead = shown or self._current, None
+        return shown
 
     def _approach(self, target_s: float) -> None:
         """Moves to where decoding on leads to `target_s`, if that is not here or saves decoding."""
         here = self._current or self._ahead
-        here_s = time_of(here) if here else self._start_s
+        here_s = here.at_s if here else 0.0
         if target_s < here_s:
             self._rewind(target_s)
-        elif self._seekable and self._worth_seeking(here_s, target_s):
+        elif self._worth_seeking(here_s, target_s) and self._may_seek():
             self._rewind(target_s)
-            landed_s = time_of(self._ahead) if self._ahead else self._start_s
+            landed_s = self._ahead.at_s if self._ahead else 0.0
             if landed_s <= here_s:
                 self._blind_s = 2 * (target_s - landed_s)  # keyframes are that far apart at least
 
+    def _may_seek(self) -> bool:
+        """Whether times behind a seek are those of a pass from the start."""
+        self._seekable = self._seekable and self.timing.continuous
+        return self._seekable
+
+    def _ticks(self, time_s: float) -> int:
+        return self.facts.ticks(time_s + self._start_s)
+
     def _worth_seeking(self, here_s: float, target_s: float) -> bool:
-        slack_s = max(_SLACK_S, _SLACK_FRAMES * self.clock.step_s)
+        slack_s = max(_SLACK_S, _SLACK_FRAMES * self.facts.step_s)
         entries = self._stream.index_entries
-        key = entries.search_timestamp(self.clock.ticks(target_s - slack_s))
-        if key >= 0 and entries[key].timestamp * self.clock.tick_s > here_s + slack_s:
+        key = entries.search_timestamp(self._ticks(target_s - slack_s))
+        if key >= 0 and entries[key].timestamp > self._ticks(here_s + slack_s):
             return True
-        return not self.clock.indexed and target_s - here_s > self._blind_s
+        return not self.facts.indexed and target_s - here_s > self._blind_s
 
     def _stretches(self, times: list[float]) -> list[list[float]]:
         """Ascending times, parted where going from one to the next is worth a seek.
@@ -296,13 +357,13 @@ class PyAVVideo(Video):
         One stretch where the file does not tell its keyframes, or where the pictures between two
         of them would take too much memory.
         """
-        index = self.clock.indexed and self._seekable and not self.clock.dts_only
+        index = self.facts.indexed and self._seekable and self.facts.stamps is Stamps.PTS
         if self._cores < 2 or self._device or not (index and self._demuxer.version and times):
             return [times]
-        most = max(1, _STRETCH_BYTES // (3 * self._size[0] * self._size[1]))
+        most = max(1, _STRETCH_BYTES // (3 * self._painter.width * self._painter.height))
         parted = [times[:1]]
         for before_s, time_s in pairwise(times):
-            if self._worth_seeking(before_s + self._start_s, time_s + self._start_s):
+            if self._worth_seeking(before_s, time_s):
                 parted.append([])
             elif len(parted[-1]) == most:
                 return [times]
@@ -316,7 +377,10 @@ class PyAVVideo(Video):
         other._frames = iter(())
         other._current = other._ahead = other._shown = other._picture = None
         other._lost, other._threads, other._cores, other._relays = 0, threads, 1, []
-        other._demuxer = Demuxer(self.source, self._deadline_s, None, give_up=other.close)
+        other._forget = None
+        other._demuxer = Demuxer(
+            self.source, self._deadline_s, None, give_up=other.close, path=self._demuxer.path
+        )
 
         def opened(over: threading.Event) -> PyAVVideo:
             other._over = over
@@ -332,13 +396,14 @@ class PyAVVideo(Video):
     def _rewind(self, target_s: float) -> None:
         """Moves to a keyframe from which decoding on leads to `target_s`.
 
-        A seek may end behind its target, for files are searched by decoding times; then it is
-        tried from further back, and last of all from the beginning, which always works.
+        A seek may end behind its target, for files are searched by decoding times, or where nothing
+        can be decoded, for indices lie; then it is tried from further back, and last of all from
+        the beginning, which always works.
         """
         readable: bool | None = None  # behind a seek, where one was tried
-        start, wanted = self.clock.ticks(self._start_s + SAME_S), self.clock.ticks(target_s)
+        start, wanted = self._ticks(SAME_S), self._ticks(target_s)
         back_s = 1.0
-        while self._seekable and wanted >= start:
+        while wanted >= start and self._may_seek():
             landing = self._land(wanted, target_s)
             if landing.reached:
                 return
@@ -347,7 +412,7 @@ class PyAVVideo(Video):
             if landing.before is not None and landing.before < wanted:
                 wanted = landing.before
             else:
-                wanted, back_s = wanted - self.clock.ticks(back_s), 2 * back_s
+                wanted, back_s = wanted - self.facts.ticks(back_s), 2 * back_s
         self._seekable = self._seekable and readable is not False
         self._open()
 
@@ -359,28 +424,37 @@ class PyAVVideo(Video):
         if not self._demuxer.seek(self._container, self._stream, wanted):
             return _Landing(False, readable=False)
         packets: Any = self._demuxer.packets(self._container, self._stream)
-        first = [*islice(packets, 1)]
-        if first and self._is_keyframe_behind(first[0], target_s):
+        first = self._first_keyframe(packets, target_s)
+        if first is None or self._is_behind(first, target_s):
             packets.close()
-            return _Landing(False, before=self._keyframe_before(first[0]))
-        self._frames = self._decoding.frames(chain(first, packets), sought=True)
+            return _Landing(False, before=self._keyframe_before(first) if first else None)
+        self._clock = Clock(step_s=self.facts.step_s, offset_s=-self._start_s)
+        self._sought = True
+        self._frames = self._decoder.frames(chain([first], packets), self._clock, sought=True)
         self._ahead = self._pull()
-        reached = self._ahead is not None and time_of(self._ahead) <= target_s
+        reached = self._ahead is not None and self._ahead.at_s <= target_s
         if not reached:
             packets.close()
         return _Landing(reached, readable=self._ahead is not None)
 
-    def _is_keyframe_behind(self, packet: Any, target_s: float) -> bool:
+    def _first_keyframe(self, packets: Iterator[Any], target_s: float) -> Any:
+        """The first packet that says it is one; None where it would lie behind `target_s`."""
+        for packet in packets:
+            if packet is not None and (packet.is_keyframe or self._is_behind(packet, target_s)):
+                return packet if packet.is_keyframe else None
+        return None
+
+    def _is_behind(self, packet: Any, target_s: float) -> bool:
         """What is to be shown then lies before it. Some files let that be decoded from here; from
         the keyframe before, all do."""
-        if packet is None or packet.pts is None or self.clock.dts_only:
+        if packet.pts is None or self.facts.stamps is not Stamps.PTS:
             return False
-        return bool(packet.is_keyframe) and packet.pts * self.clock.tick_s > target_s
+        return bool(packet.pts * self.facts.tick_s - self._start_s > target_s)
 
     def _keyframe_before(self, packet: Any) -> int | None:
         """About when the keyframe before that of `packet` is shown, in ticks, by the index."""
         entries = self._stream.index_entries
-        if not self.clock.indexed or packet.dts is None:
+        if not self.facts.indexed or packet.dts is None:
             return None
         key = entries.search_timestamp(packet.dts - 1)
         # The index tells when frames are decoded: about as long before they are shown as this one.
@@ -388,17 +462,19 @@ class PyAVVideo(Video):
 
     # -- decoding
 
-    def _pull(self, full_s: float = -np.inf) -> VideoFrame | None:
+    def _pull(self, full_s: float = -np.inf) -> Shown | None:
         """The next frame in order. Before `full_s`, those nobody refers to are left out."""
-        decoding = self._decoding
-        decoding.full_s = full_s
+        decoder = self._decoder
+        # Where clocks start again or times are counted, each frame has to come.
+        counted = not decoder.sure or (full_s > 0 and not self.timing.continuous)
+        decoder.full_s = -np.inf if counted else full_s
         try:
             return next(self._frames, None)
         finally:
-            self._seekable = self._seekable and decoding.placed
-            self._lost, decoding.lost = self._lost + decoding.lost, 0
+            self._seekable = self._seekable and decoder.sure and decoder.facts.seekable
+            self._lost, decoder.lost = self._lost + decoder.lost, 0
 
-    def _passed_over(self) -> int:
+    def _take_lost(self) -> int:
         self._demuxer.check_unchanged()
         lost, self._lost = self._lost, 0
         return lost
@@ -406,10 +482,10 @@ class PyAVVideo(Video):
     # -- frames
 
     def _shown_at(self, time_s: float) -> tuple[float, Callable[[], NDArray[np.uint8]]]:
-        frame = self._frame_at(time_s)
+        frame, at_s = self._frame_at(time_s)
         if self._picture is None or frame is not self._shown:
             self._shown, self._picture = frame, self._drawn(frame)
-        return time_of(frame) - self._start_s, self._picture
+        return at_s, self._picture
 
     def _drawn(self, frame: VideoFrame) -> Callable[[], NDArray[np.uint8]]:
         """What gives a frame as RGB. A large one is converted while others are decoded."""
@@ -418,15 +494,19 @@ class PyAVVideo(Video):
         return self._painters.submit(self._rgb, frame).result
 
     def _rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3), scaled to the size of the first frame and turned upright."""
-        pixels = self._pixels(frame, *self._size, "rgb24", "BICUBIC")
-        return np.rot90(pixels, self._shape[2] // 90)
+        """uint8 (H, W, 3), upright, all of the size of the first frame."""
+        with self._converting():
+            return self._painter.paint(frame)
 
-    def _pixels(
-        self, frame: VideoFrame, width: int, height: int, layout: str, interpolation: str
-    ) -> NDArray[np.uint8]:
+    def _small(self, frame: VideoFrame) -> NDArray[np.int16]:
+        """(32, 32) in grey, by which `differences` compares."""
+        with self._converting():
+            return to_pixels(frame, _SMALL, _SMALL, "gray", "AREA").astype(np.int16)
+
+    @contextmanager
+    def _converting(self) -> Iterator[None]:
         try:
-            return pixels_of(frame, width, height, layout, interpolation)
+            yield
         except MemoryError:
             raise
         except (av.error.FFmpegError, ValueError) as error:

@@ -91,7 +91,7 @@ class Relay:
                 at_s, picture = reader._shown_at(time_s)
                 # At once: a decoder's own frames are larger than what is made of them.
                 pixels, last_s = pixels if at_s == last_s else picture(), at_s
-                shown.append((at_s, pixels, reader._passed_over()))
+                shown.append((at_s, pixels, reader._take_lost()))
         except Exception as error:
             shown.append(error)  # behind what went well
         finally:

@@ -1,4 +1,4 @@
-"""Times of live sources only go forward, whatever their clocks do."""
+"""Times only go forward, whatever the clocks of files and live sources do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tolerances import PTS_S
-from vzvideo.live.clock import Clock
+from vzvideo.video.clock import Clock
 
 TICKS = 90000  # a second of a broadcast's clock
 stamps = st.one_of(
@@ -34,7 +34,7 @@ def test_a_clock_only_goes_forward(said: list[float | str], is_live: bool, start
         elif (at_s := clock.time(stamp_s)) is not None:
             shown.append(at_s)
     assert shown[:1] in ([], [start_s])
-    assert (np.diff(shown) > 0).all()
+    assert (np.diff(shown) > 0 if is_live else np.diff(shown) >= 0).all()
     assert clock.last_s == (shown[-1] if shown else None)
 
 
@@ -50,9 +50,8 @@ def test_a_clock_that_behaves_is_followed(is_live: bool, first: int, steps: list
     assert shown == pytest.approx([5 + (tick - first) / TICKS for tick in ticks], abs=PTS_S)
 
 
-@pytest.mark.parametrize("is_live", [True, False])
-def test_a_frame_a_little_too_late_is_left_out(is_live: bool) -> None:
-    clock = Clock(0.0, live=is_live)
+def test_a_live_frame_a_little_too_late_is_left_out() -> None:
+    clock = Clock(0.0, live=True)
     assert [clock.time(at_s) for at_s in (7.0, 8.0, 7.5, 8.0)] == [0.0, 1.0, None, None]
     assert clock.time(8.25) == 1.25
 
@@ -109,3 +108,52 @@ def test_a_frame_without_a_timestamp_follows_the_last_by_a_step() -> None:
     assert [clock.time(at_s) for at_s in (None, None, 9.0, 9.5, None, 10.5)] == pytest.approx(
         [3.0, 3.04, 3.08, 3.58, 4.08, 4.58], abs=PTS_S
     )
+
+
+def followed(stamps_s: list[float | None], **settings: float) -> tuple[list[float], int]:
+    """When a file's frames are shown, none of them left out; and how often its clock has jumped."""
+    clock = Clock(**settings)
+    times = [at_s for _, at_s in clock.follow(stamps_s, stamp_s=lambda stamp_s: stamp_s)]
+    assert len(times) == len(stamps_s)
+    return times, clock.jumps
+
+
+@pytest.mark.parametrize("wrong_s", [-95000.0, -16.0, -0.5, 16.0, 95000.0])
+def test_one_wrong_timestamp_of_a_file_costs_nothing(wrong_s: float) -> None:
+    right = (np.arange(20) * 0.25).tolist()
+    said = [7 + at_s + (wrong_s if index == 10 else 0) for index, at_s in enumerate(right)]
+    assert followed(said) == (pytest.approx(right, abs=PTS_S), 0)
+
+
+@pytest.mark.parametrize("jump_s", [-95000.0, -2.5, 50000.0])
+def test_joined_files_go_on_where_the_first_ended(jump_s: float) -> None:
+    right = np.arange(20) * 0.25
+    said = [*(7 + right[:10]), *(7 + right[10:] + jump_s)]
+    assert followed(said) == (pytest.approx(right.tolist(), abs=PTS_S), 1)
+
+
+def test_timestamps_out_of_order_lose_no_frame_and_do_not_run_away() -> None:
+    said = [0.0, 0.2, 0.3, 0.1, 0.5, 0.6, 0.4, 0.8, 0.9, 0.7, 1.0, 1.1]
+    times, jumps = followed(said)
+    assert (np.diff(times) > 0).all()
+    assert np.abs(np.array(times) - np.arange(12) / 10).max() < 0.21
+    assert times[-1] == pytest.approx(1.1, abs=PTS_S)
+    assert not jumps
+
+
+def test_two_pictures_of_one_moment_are_of_one_moment() -> None:
+    assert followed([0.0, 1.0, 1.0, 2.0]) == ([0.0, 1.0, 1.0, 2.0], 0)
+
+
+def test_few_timestamps_say_how_long_a_frame_lasts() -> None:
+    """A header that says a tenth too much or too little is corrected by the first of them."""
+    said = [index / 25 if index % 36 == 0 else None for index in range(200)]
+    for claimed_s in (0.036, 0.04, 0.044):
+        times, jumps = followed(said, step_s=claimed_s)
+        assert np.abs(times - np.arange(200) / 25).max() < 0.2
+        assert not jumps
+        assert (np.diff(times) > 0).all()
+
+
+def test_behind_a_seek_times_are_those_of_a_pass_from_the_start() -> None:
+    assert followed([8.0, 8.25, 8.5], offset_s=-7.0) == ([1.0, 1.25, 1.5], 0)
