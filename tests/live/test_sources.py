@@ -176,7 +176,8 @@ def test_frames_of_a_file_are_those_of_the_reader(tmp_path: Path, name: str) -> 
     kind.make(kind, path)
     with open_video(path) as video:
         read, _ = video.differences(0.0, video.info.duration_s)
-    np.testing.assert_allclose(times(taken(LiveSource(str(path), fps=None))), read, rtol=0, atol=PTS_S)
+    live = times(taken(LiveSource(str(path), fps=None)))
+    np.testing.assert_allclose(live, read, rtol=0, atol=PTS_S)
 
 
 def test_a_cut_file_is_read_to_where_its_pictures_end(tmp_path: Path) -> None:
