@@ -68,6 +68,7 @@ def batch(
 ) -> None:
     """Ask a whole corpus; every question ends as a row, whatever dies on the way."""
     from vzvideo.corpus import manifest as manifests
+    from vzvideo.corpus.results import check_format
     from vzvideo.video.guarded import Guard
 
     given = given or []
@@ -90,6 +91,7 @@ def batch(
         raise SettingsError("--dry-run: says what decoding would take, and --tokens needs none")
     if out is None and not dry_run:
         raise SettingsError("--out: say where the answers go, a folder or a URI")
+    check_format(file_format)
     if videos:
         tasks = manifests.tasks_from_videos(videos, questions or (), say)
     elif given:
@@ -137,6 +139,8 @@ def index(
     from vzvideo.corpus import manifest as manifests
     from vzvideo.video.guarded import Guard
 
+    if out is None and not dry_run:
+        raise SettingsError("--out: say where the tokens go, a folder or a URI")
     given = given or []
     if videos:
         tasks = manifests.tasks_from_videos(videos + _more_videos(given), say=say)
@@ -148,15 +152,19 @@ def index(
     if dry_run:
         _estimate(tasks, settings, guard, as_json)
         return
-    if out is None:
-        raise SettingsError("--out: say where the tokens go, a folder or a URI")
     from vzvideo.corpus import job as corpus
 
     with _job() as show:
         summary = corpus.index(
-            tasks, out, settings, guard=guard, retry_failed=retry_failed, progress=show, say=say
+            tasks,
+            str(out),
+            settings,
+            guard=guard,
+            retry_failed=retry_failed,
+            progress=show,
+            say=say,
         )
-    _finish(summary, out, as_json)
+    _finish(summary, str(out), as_json)
 
 
 def _more_videos(given: list[str]) -> list[str]:

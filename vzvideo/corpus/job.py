@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from vzvideo._version import __version__
 from vzvideo.config import Settings
@@ -30,7 +30,7 @@ from vzvideo.corpus.planning import (
     read_index,
     with_default_clip,
 )
-from vzvideo.corpus.results import Format, Results
+from vzvideo.corpus.results import Format, Results, check_format
 from vzvideo.corpus.rows import to_utf8
 from vzvideo.corpus.stages import (
     Answer,
@@ -43,7 +43,6 @@ from vzvideo.corpus.stages import (
     WriteTokens,
     Written,
 )
-from vzvideo.errors import SettingsError
 from vzvideo.models import weights
 from vzvideo.video.guarded import Guard
 from vzvideo.words import pluralize
@@ -126,8 +125,7 @@ def ask(
 
     Raises VzVideoError for what keeps the job as a whole from being done.
     """
-    if format not in get_args(Format):
-        raise SettingsError(f"format {format!r}: {' or '.join(get_args(Format))}")
+    check_format(format)
     planner = load_planner(settings, say)
     out = absolute(out)
     job = _Job(planner, out, format, "id", "video", "start_s", "end_s", "question", "answer")

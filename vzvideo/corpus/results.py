@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from vzvideo.corpus.rows import to_utf8
 from vzvideo.errors import SettingsError
@@ -22,6 +22,12 @@ Row = dict[str, Any]
 # What reading a damaged file may raise.
 _READ_ERRORS = (OSError, ValueError, LookupError, TypeError, RecursionError)
 DAMAGED = "damaged"  # the folder within the output that unreadable files are moved to
+
+
+def check_format(format: str) -> None:
+    """SettingsError where rows cannot be written so."""
+    if format not in get_args(Format):
+        raise SettingsError(f"format {format!r}: {' or '.join(get_args(Format))}")
 
 
 class Results:
