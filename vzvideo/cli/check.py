@@ -27,7 +27,7 @@ def check_model(
 
     qa = load(config.load(model=name, device=device, dtype=dtype, cache=False))
     exact = check.exactness(qa.encoder, qa.language)
-    said = check.answers(qa.encoder, qa.language, qa.recipe(frames=4).compression)
+    said = check.answers(qa.encoder, qa.language, qa.recipe(keep=0.25).compression)
     held = all(each.holds for each in exact)
     if as_json:
         echo_json(
@@ -53,7 +53,7 @@ def check_model(
             holds = "yes" if one.holds else "NO"
             table.add_row(one.what, f"{one.largest:.2g}", f"{one.allowed:.2g}", holds)
         asked = Table(box=None, pad_edge=False)
-        for heading in ("question", "answer", "whole", "compressed"):
+        for heading in ("question", "answer", "whole", "a quarter of the tokens"):
             asked.add_column(heading, overflow="fold")
         for each in said:
             marks = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import vzvideo
 from tests.models.families import tiny
 from tests.tolerances import LOGITS_F32
 from tests.waiting import until
+from vzvideo.cli.main import main
 from vzvideo.models import check
 from vzvideo.models.encoder import NO_COMPRESSION, ZipSettings
 from vzvideo.models.families import family_of
 from vzvideo.qa.video_qa import VideoQA
+from vzvideo.show.look import inspect_video
 from vzvideo.types import FrameBatch, Role, VisualTokens
 from vzvideo.video.frames import frames_of
 
@@ -248,3 +251,44 @@ def test_an_answer_is_right_where_it_holds_the_word() -> None:
     assert said.right(said.whole)
     assert not said.right(said.compressed)
     assert said.right("3.")
+
+
+@every_family
+def test_what_the_tower_sees_is_shown(name: str, qa: VideoQA, clip: Path) -> None:
+    if name.startswith("qwen"):
+        with pytest.raises(vzvideo.VzVideoError, match="attention of every layer is not to be had"):
+            inspect_video(qa, str(clip))
+        return
+    seen, tokens = inspect_video(qa, str(clip))
+    cells = seen.grid[0] * seen.grid[1]
+    assert seen.attention.shape == (seen.frames, cells)
+    assert seen.by_layer.shape[1] == cells
+    np.testing.assert_allclose(seen.by_layer.sum(1), 1, rtol=1e-4)
+    assert len(tokens) == 6 * seen.frames == seen.cuts[6].tokens * seen.frames
+    assert torch.equal(tokens.features, qa.encode(clip).features)
+
+
+@pytest.mark.parametrize("name", ["smolvlm"])
+def test_the_command_line(
+    name: str, folders: dict[str, Path], clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ("--model", str(folders[name]), "--device", "cpu")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments])
+        return int(ended.value.code or 0), capsys.readouterr().out
+
+    short = ("--max-new-tokens", "4", "--no-cache", "--json")
+    status, out = run("ask", str(clip), QUESTION, *model, *short, "--keep", "0.25")
+    assert status == 0
+    answer = json.loads(out.splitlines()[0])
+    assert answer["tokens"] == answer["tokens_before"] // 4
+    status, out = run("check", str(folders[name]), "--device", "cpu", "--json")
+    assert status == 0
+    told = json.loads(out)
+    assert told["exact"]
+    assert len(told["answers"]) == 4
+    status, out = run("check", str(folders[name]), "--device", "cpu")
+    assert status == 0
+    assert "a red square" in out
