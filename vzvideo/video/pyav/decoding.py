@@ -45,14 +45,21 @@ class FrameDecoder:
     or a clock has started again: then only a pass from the start tells.
     """
 
-    def __init__(self, stream: VideoStream, facts: StreamFacts, over: threading.Event) -> None:
-        """over: set where nobody wants any more."""
+    def __init__(
+        self,
+        stream: VideoStream,
+        facts: StreamFacts,
+        over: threading.Event,
+        counted: set[int | None] | None = None,
+    ) -> None:
+        """over: set where nobody wants any more; counted: what has been counted as lost already."""
+        self.counted: set[int | None] = set() if counted is None else counted
         self.full_s = -np.inf
         self.lost = 0
         self.facts = facts
         self.sure = True
         self._stream, self._over = stream, over
-        self._fed = self._damaged = 0  # packets; what was wrong with them, not yet counted as lost
+        self._damaged: set[int | None] = set()  # packets and frames since the last frame
         self._unread = self._unread_for = 0  # failed reads; frames that have come since
         self._untimed = False  # whether any packet lacked a timestamp, or was of another clock
         self._newest_dts: int | None = None
@@ -70,7 +77,8 @@ class FrameDecoder:
         self._waiting.clear()
         self._idr.clear()
         self._newest_dts = None
-        self._fed = self._damaged = self._unread = self._unread_for = 0
+        self._unread = self._unread_for = 0
+        self._damaged.clear()
         packets = packets if sought else self._looked_at(packets)
         jumps, last_s = clock.jumps, 0.0
         stamped = self._stamped(packets, clock, sought)
@@ -94,9 +102,10 @@ class FrameDecoder:
         Packets count once each. What could not be read counts as the frames that are missing, for
         reading may fail hundreds of times within a hole of a few frames; as one where none is.
         """
-        counted = min(self._damaged, self._fed)
-        self._fed -= counted
-        self._damaged = 0
+        news = self._damaged - self.counted
+        self.counted |= news
+        self._damaged.clear()
+        counted = len(news)
         if self._unread:
             missing = 0 if passed_s is None else round(passed_s / self.facts.step_s) - 1
             self._unread_for += 1
@@ -128,7 +137,7 @@ class FrameDecoder:
         if shown != sorted(shown):
             self.facts = replace(self.facts, stamps=Stamps.SORTED)
         context.flush_buffers()
-        self._damaged = 0  # they come once more
+        self._damaged.clear()  # they come once more
         return chain(first, packets)
 
     def _decoded_by(self, packet: Any) -> list[VideoFrame]:
@@ -139,7 +148,7 @@ class FrameDecoder:
         except MemoryError:  # which is an FFmpegError, too, and no damage of the video's
             raise
         except (av.error.FFmpegError, ValueError):
-            self._damaged += 1
+            self._damaged.add(_key(packet))
             return []
         return frames
 
@@ -157,7 +166,8 @@ class FrameDecoder:
                 if not self._can_start_at(frame):
                     continue
                 awaited = False
-                self._damaged = self._unread = 0  # before it nothing was meant to be decoded
+                self._damaged.clear()  # before it nothing was meant to be decoded
+                self._unread = 0
             match self.facts.stamps:
                 case Stamps.SORTED:
                     stamp = self._dealt(own)
@@ -169,11 +179,12 @@ class FrameDecoder:
                 self.sure = False
                 return
             if frame.is_corrupt:
-                self._damaged += 1
+                self._damaged.add(_key(frame))
             else:
                 yield frame, stamp
         if awaited:
-            self._damaged = self._unread = 0
+            self._damaged.clear()
+            self._unread = 0
 
     def _can_start_at(self, frame: VideoFrame) -> bool:
         """Whether decoding can, as the decoder says; and it is known when the frame is shown."""
@@ -202,7 +213,8 @@ class FrameDecoder:
         context = self._stream.codec_context
         tick_s, sorts = self.facts.tick_s, self.facts.stamps is Stamps.SORTED
         began = self.facts.ordered  # others are cut anywhere, and need not begin with a keyframe
-        cut_off = deque[bool]()
+        cut_off = deque[tuple[int, int | None]]()
+        fed = 0
         for packet in packets:
             if self._over.is_set():
                 return
@@ -210,15 +222,16 @@ class FrameDecoder:
                 self._unread += 1
                 continue
             began = began or packet.is_keyframe
-            self._fed += 1
+            fed += 1
             joint = self._is_joint(packet)
             self._untimed = self._untimed or packet.pts is None or joint
             # Where recordings were joined, one of the last packets looks cut off.
             if joint:
                 cut_off.clear()
-            cut_off.append(packet.is_corrupt)
-            if len(cut_off) > _NEAR_JOINT:
-                self._damaged += cut_off.popleft()
+            if packet.is_corrupt:
+                cut_off.append((fed, _key(packet)))
+            if cut_off and cut_off[0][0] + _NEAR_JOINT <= fed:
+                self._damaged.add(cut_off.popleft()[1])
             if sorts and packet.size:
                 if self.facts.format == "avi":
                     packet.pts = packet.dts
@@ -232,8 +245,14 @@ class FrameDecoder:
             context.skip_frame = "NONREF" if far else "DEFAULT"
             yield from self._decoded_by(packet)
             if not began:  # nothing can be made of what comes before the first keyframe
-                self._damaged = 0
-        self._damaged += sum(cut_off)
+                self._damaged.clear()
+        self._damaged.update(key for _, key in cut_off)
+
+
+def _key(packet: Any) -> int | None:
+    """What a packet and the frame that is made of it have in common."""
+    key: int | None = packet.dts if packet.pts is None else packet.pts
+    return key
 
 
 def has_idr(packet: Any, extradata: bytes | None) -> bool:

@@ -104,6 +104,9 @@ class PyAVVideo(Video):
         self._container: InputContainer | None = None
         self._start_s = 0.0
         self._lost = 0
+        self._counted: set[int | None] = (
+            set()
+        )  # what is in it, once for all that is asked at a time
         self._seekable = True
         self._sought = False
         self._known: StreamFacts | None = None  # once packets have been seen
@@ -136,6 +139,12 @@ class PyAVVideo(Video):
 
     def stream(self, times_s: NDArray[np.float64], batch: int = 8) -> Iterator[FrameBatch]:
         self._check_open()
+        try:
+            yield from self._streamed(times_s, batch)
+        finally:
+            self._counted.clear()
+
+    def _streamed(self, times_s: NDArray[np.float64], batch: int) -> Iterator[FrameBatch]:
         stretches = self._stretches(np.maximum(times_s, 0.0).tolist())
         # Two stretches for each at least: else some would have none while others are at their last.
         readers = min(_READERS, self._cores, len(stretches) // 2)
@@ -144,6 +153,7 @@ class PyAVVideo(Video):
             return
         if not self._worth_seeking(0.0, stretches[0][0]):
             self._lost = 0  # before the first frame: whoever begins there comes upon it again
+            self._counted.clear()
         # With all cores there are: a decoder's own threads help where stretches are few and long.
         threads = self._cores // readers
         relay = Relay(stretches, [self._another(threads) for _ in range(readers)])
@@ -189,6 +199,7 @@ class PyAVVideo(Video):
             before, shown = grey, self._next()
         self._demuxer.check_unchanged()
         self._lost = lost_before  # of no concern to the frames asked for next
+        self._counted.clear()
         return np.array(times), np.array(changes, np.float32)
 
     def close(self) -> None:
@@ -247,7 +258,7 @@ class PyAVVideo(Video):
             self._stream.codec_context.open(strict=False)
         facts = self._known or StreamFacts.of(self._container, self._stream)
         self._seekable = self._seekable and facts.seekable
-        self._decoder = FrameDecoder(self._stream, facts, self._over)
+        self._decoder = FrameDecoder(self._stream, facts, self._over, self._counted)
         self._clock = Clock(step_s=facts.step_s)
         packets = self._demuxer.packets(self._container, self._stream)
         self._frames = self._decoder.frames(packets, self._clock)
