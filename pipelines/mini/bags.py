@@ -81,7 +81,7 @@ def warm_up(
     optimizer = torch.optim.AdamW(connector.parameters(), lr=rate, weight_decay=0.01)
     for epoch in range(epochs):
         order = rng.sample(bags.usable, len(bags.usable))
-        size = min(PICTURES // 4, len(order))
+        size = max(1, min(PICTURES // 4, len(order)))
         losses = []
         for start in range(0, len(order) - size + 1, size):
             loss = bags.loss(connector, features, order[start : start + size], budget)
@@ -89,7 +89,7 @@ def warm_up(
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        told = f"warm-up {epoch + 1}/{epochs}: loss {sum(losses) / len(losses):.3f}"
+        told = f"warm-up {epoch + 1}/{epochs}: loss {sum(losses) / max(len(losses), 1):.3f}"
         if dev and dev.usable:
             with torch.no_grad():
                 told += f", dev {dev.loss(connector, features, dev.usable, budget).item():.3f}"

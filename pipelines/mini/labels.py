@@ -67,6 +67,7 @@ _ALIKE = tuple(
         "gardening cutting", "horse zebra donkey", "truck van trailer",
     )
 )  # fmt: skip
+_PLURAL = word_set("people men women children cattle skis")
 _ENCLOSED = word_set(
     "kitchen bedroom office forest garden library gallery room store airport auditorium desert "
     "rainforest suburb stadium"
@@ -83,7 +84,7 @@ def phrase(name: str) -> str:
     last = name.split()[-1]
     if last in _MASS or is_plural(name):
         return name
-    vowel = re.match(r"(?!uni|use|eu|one)[aeiou]", name) is not None
+    vowel = re.match(r"(?!uni|use|eu|one)[aeiou]|hour", name) is not None
     return f"{'an' if vowel else 'a'} {name}"
 
 
@@ -91,7 +92,7 @@ def is_plural(name: str) -> bool:
     """Whether a noun is spoken of as several: 'skis' is, 'bus' is not."""
     last = name.split()[-1]
     several = last.endswith("s") and not last.endswith(("ss", "us", "is", "as", "lens", "series"))
-    return several or last in ("people", "men", "women", "children", "cattle", "sheep")
+    return several or last in _PLURAL
 
 
 def names(example: Example) -> list[str]:

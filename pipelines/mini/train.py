@@ -275,7 +275,8 @@ def main() -> None:
         known = Bags(train, tokenizer, words)
         warm_up(
             trainee.connector, features, known, Bags(dev, tokenizer, words, known),
-            args.warm_epochs, random.Random(args.seed), budget=bags.BUDGET if mixed else budget,
+            args.warm_epochs, random.Random(args.seed),
+            budget=bags.BUDGET if mixed else budget, rate=args.connector_lr,
         )  # fmt: skip
     if args.precision == "bf16":
         trainee.shrink_frozen()
