@@ -242,7 +242,8 @@ def written(speaker: Speaker, show: Show, dev: Sequence[Example]) -> dict[str, M
     counted = [row for row in open_ if re.search(r"\bcolou?rs?\b|how many", row[1].lower())]
     if counted:
         given, true = (
-            Counter(head(row[place]) for row in counted).most_common(1)[0] for place in (3, 2)
+            Counter(map(head, texts)).most_common(1)[0]
+            for texts in ([row[3] for row in counted], [row[2] for row in counted])
         )
         aside = (
             f"most frequent answer {given[0]!r} {given[1] / len(counted):.2f}, "
