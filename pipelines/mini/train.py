@@ -57,7 +57,7 @@ from vzvideo.models import mini_build
 from vzvideo.models.language import VideoLlava
 
 EMBEDDING_STD = 0.136  # of SmolLM2's token embeddings: where the connector's output should start
-AT_ONCE = 1200  # tokens in one pass, filled up; more would need more memory and be no faster
+AT_ONCE = 640  # tokens in one pass, filled up: some 2 MB of memory each; more is no faster
 ZIPPED = 17  # tokens of a frame, as measured while it trains
 ASIDE = 0.05  # weight of the bag of words beside the answers
 YES_NO = ("Yes.", "No.")
@@ -112,8 +112,8 @@ def evaluate(
                 sums[name] += (yes < no) == right
                 sums[name, "asked"] += 1
 
-    for start in range(0, count, 14):
-        numbers = list(range(start, min(start + 14, count)))
+    for start in range(0, count, 8):
+        numbers = list(range(start, min(start + 8, count)))
         following = [(n + 1) % count for n in numbers]
         captions = [[("Describe the video.", c) for c in said[n].captions] for n in numbers]
         for name, shown in (("right", numbers), ("wrong", following)):
