@@ -15,11 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
@@ -34,6 +35,11 @@ HELD_OUT = frozenset({"torchcodec/nasa_13013.mp4", "sample-videos/bottle-detecti
 def digest(image: bytes) -> str:
     """A name for an encoded picture, whichever file it came from."""
     return hashlib.sha256(image).hexdigest()[:16]
+
+
+Kind = Literal["written", "clip", "captions", "labels"]
+# How many examples of each kind the tower sees in a round; a clip is eight pictures.
+PACE: dict[Kind, float] = {"written": 5, "captions": 2, "labels": 1.5, "clip": 0.4}
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,15 @@ class Example:
     def moves(self) -> bool:
         """Whether it is a clip."""
         return len(self.rows) > 1
+
+    @property
+    def kind(self) -> Kind:
+        """The best that is said of it; of a clip that it is one."""
+        if self.moves:
+            return "clip"
+        if self.written:
+            return "written"
+        return "captions" if self.captions else "labels"
 
     @property
     def views(self) -> list[View]:
@@ -130,19 +145,17 @@ def move_of(example: Example) -> Move:
 def by_use(examples: Sequence[Example]) -> list[View]:
     """All that may be shown of them, the most useful first.
 
-    What someone wrote about; what is measured on; clips; what has captions; what has labels; and
-    last the ends of camera moves, over some of the pictures with captions.
+    First what is measured on. Then of each kind of example some, so that training can begin on any
+    part of it; and last the ends of camera moves, over some of the pictures with captions.
     """
-
-    def use(example: Example) -> tuple[bool, ...]:
-        written = bool(example.written)
-        return (
-            not (written and not example.moves),
-            example.split == "train",
-            not example.moves,
-            not example.captions,
+    place: Counter[str] = Counter()
+    order: list[tuple[float, Example]] = []
+    for example in examples:
+        place[example.kind] += 1
+        order.append(
+            (place[example.kind] / PACE[example.kind] if example.split == "train" else 0, example)
         )
-
-    views = [view for example in sorted(examples, key=use) for view in example.views]
+    order.sort(key=lambda each: each[0])
+    views = [view for _, example in order for view in example.views]
     moved = [e for e in examples if e.captions and not e.moves and e.split == "train"][::MOVED]
     return views + [view for e in moved for view in (move_of(e).start, move_of(e).end)]

@@ -24,8 +24,8 @@ CAP = 0.3  # of a batch, the most from one source
 # (frames, tokens of each) and how often, of clips that stand still, move, or have cuts.
 Budget = tuple[int, int]
 STILL: dict[Budget, float] = {
-    (1, 9): 0.12, (1, 17): 0.35, (1, 33): 0.08, (1, 65): 0.05, (2, 17): 0.10, (4, 9): 0.08,
-    (4, 17): 0.06, (8, 9): 0.06, (8, 17): 0.07, (16, 9): 0.02, (64, 9): 0.01,
+    (1, 9): 0.20, (1, 17): 0.45, (1, 33): 0.06, (1, 65): 0.03, (2, 17): 0.08, (4, 9): 0.07,
+    (8, 9): 0.04, (8, 17): 0.05, (16, 9): 0.015, (64, 9): 0.005,
 }  # fmt: skip
 MOVING: dict[Budget, float] = {
     (2, 17): 0.10, (4, 9): 0.20, (4, 17): 0.25, (4, 33): 0.03, (8, 9): 0.17, (8, 17): 0.20,
@@ -71,8 +71,7 @@ class Mixture:
         self._spread: dict[str, int] = defaultdict(int)
         groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for number, example in enumerate(examples):
-            group = _group(example)
-            groups[group][example.source].append(number)
+            groups[example.kind][example.source].append(number)
             if not example.moves and self._said[number].captions:
                 groups["cuts"][example.source].append(number)
             for _, answer in example.qa:
@@ -130,12 +129,12 @@ class Mixture:
             if len(said.captions) > 1 and rng.random() < 0.1:
                 asked.append(questions.at_length(said, rng))
             asked += details.draw(said, rng)
-        pairs = 1 if example.written else 2
+        pairs = int(rng.random() < 0.5) if example.written else 2
         drawn = self._presence.draw([number], pairs, rng)
         if (person := self._people.one(number, rng)) and rng.random() < 0.5:
             drawn = [person, *drawn]
         asked += [questions.is_there(concept, shown, rng) for concept, shown in drawn]
-        if not example.written or rng.random() < 0.5:
+        if not example.written or rng.random() < 0.3:
             asked += self._labels.draw(example, rng)
         return [(each.question, each.answer) for each in asked]
 
@@ -173,14 +172,6 @@ class Mixture:
                       if each.kind != "story" or rng.random() < 0.25]  # fmt: skip
             asked += rng.sample(orders, min(3, len(orders))) + questions.when(said, 4, rng)
         return Clip(views, budget, [(each.question, each.answer) for each in asked])
-
-
-def _group(example: Example) -> str:
-    if example.moves:
-        return "clip"
-    if example.written:
-        return "written"
-    return "captions" if example.captions else "labels"
 
 
 def _drawn(budgets: dict[Budget, float], rng: random.Random) -> Budget:

@@ -11,7 +11,7 @@ With `--out` a checkpoint folder is written in the end, which `--model` takes, w
 it: what the training took. With `--start` it goes on from an adapter.
 
 `--ready` learns from the pictures whose tokens are there, while `pipelines.mini.features` computes
-the others: each evaluation takes up what has come since, and no two such runs are quite the same.
+the others; what has come since is taken up now and then, and no two such runs are quite the same.
 
 A clip is a picture standing still, a camera move over one, several with hard cuts, or a real one,
 at 1 to 64 frames and 9 to 65 tokens a frame, with VisionZip in the loop. `--tokens-per-frame` asks
@@ -60,6 +60,7 @@ EMBEDDING_STD = 0.136  # of SmolLM2's token embeddings: where the connector's ou
 AT_ONCE = 640  # tokens in one pass, filled up: some 2 MB of memory each; more is no faster
 ZIPPED = 17  # tokens of a frame, as measured while it trains
 ASIDE = 0.05  # weight of the bag of words beside the answers
+REFRESH = 20  # steps after which is looked what else has been computed
 YES_NO = ("Yes.", "No.")
 FEW: dict[int, float] = {1: 0.7, 2: 0.3}  # frames where one budget is asked for throughout
 
@@ -284,6 +285,12 @@ def main() -> None:
     known = Bags(train, tokenizer, words)
 
     def draw(step: int) -> list[tuple[Tensor, Packed]]:
+        nonlocal mixture, known
+        if args.ready and step % REFRESH == 0:
+            features.refresh()
+            if len(more := ready("train")) > 1.1 * len(mixture.examples):
+                mixture = Mixture(more, budgets=budgets, ready=features.__contains__)
+                known = Bags(more, tokenizer, words)
         rng = random.Random(args.seed * 1_000_003 + step)
         return parts_of(mixture.batch(args.batch, rng), features, packer)
 
@@ -293,7 +300,6 @@ def main() -> None:
         return ASIDE * known.loss(trainee.connector, features, numbers)
 
     def report(trainee: Trainee, facts: dict[str, float]) -> None:
-        nonlocal mixture, known
         row = facts | evaluate(trainee, features, dev, packer, device, budget)
         row |= {"examples": facts["step"] * args.batch, "of": len(mixture.examples)}
         with (run / "log.jsonl").open("a") as log:
@@ -301,10 +307,6 @@ def main() -> None:
         print(json.dumps(row), flush=True)
         export(trainee, run / "adapter.safetensors", row | {"batch": args.batch})
         export(trainee, run / f"adapter-{int(facts['step']):06d}.safetensors", row)
-        features.refresh()
-        if args.ready and len(more := ready("train")) > 1.1 * len(mixture.examples):
-            mixture = Mixture(more, budgets=budgets, ready=features.__contains__)
-            known = Bags(more, tokenizer, words)
 
     schedule = Schedule(
         args.steps, args.connector_lr, args.lora_lr, min(30, args.steps // 10), args.eval_every

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,15 +57,22 @@ def test_a_single_file_of_captioned_photographs_will_do(tmp_path: Path) -> None:
     assert data.examples[1].captions == tuple(CAPTIONS[1])
 
 
-def test_what_someone_wrote_about_comes_first(data: Data) -> None:
-    views = by_use(data.examples)
-    place = {
-        example.name: min(views.index(view) for view in example.views) for example in data.examples
-    }
-    order = ["rider.jpg", "kitchen.jpg", "flickr5.jpg", "robot/1.mp4", "flickr0.jpg", "crab.jpg"]
-    assert sorted(order, key=place.__getitem__) == order
-    pictures = [view for example in data.examples for view in example.views]
+def test_the_tower_sees_first_what_is_measured_on_and_then_some_of_each_kind(data: Data) -> None:
+    examples = data.split("dev") + [
+        replace(example, name=f"{example.name}{n}", rows=tuple(1000 * n + r for r in example.rows))
+        for n in range(1, 21)
+        for example in data.split("train")
+    ]
+    views = by_use(examples)
+    pictures = [view for example in examples for view in example.views]
+    assert {view.row for view in views[:3]} == {row for e in data.split("dev") for row in e.rows}
+    assert len(views[: len(pictures)]) == len(set(pictures))
     assert set(views[: len(pictures)]) == set(pictures)
+    kinds = {view: example.kind for example in examples for view in example.views}
+    early = Counter(kinds[view] for view in views[3 : len(pictures) // 3])
+    assert early["captions"] > early["labels"] > 0
+    assert early["written"] > 0
+    assert early["clip"] > 0
     moved = {view.row for view in views[len(pictures) :]}
     assert moved
     assert all(View(row) in pictures for row in moved)
