@@ -31,6 +31,7 @@ from vzvideo.errors import SettingsError
 
 LORA_RANK = 32
 SCALE = 2  # LoRA's alpha by its rank
+KEEP_S = 600  # a checkpoint at least so often: a kill then costs no more, however slow the machine
 DECISIVE = 3.0  # weight of the words of a short answer
 
 
@@ -234,12 +235,13 @@ def fit(
     """Trains, going on from the last checkpoint in `home` where there is one.
 
     draw must depend on the step alone, so that a resumed run sees what an uninterrupted one saw.
-    report is called at every evaluation, after the checkpoint has been kept, with step, loss since
-    the last one, seconds spent training (all in all and a step, drawing apart) and peak memory in
-    MiB.
+    A checkpoint is kept at every evaluation, and every ten minutes between. report is called at
+    every evaluation, after that, with step, loss since the last one, seconds spent training (all in
+    all and a step, drawing apart) and peak memory in MiB.
 
     threads: parts of a batch learned from at once, each by one core. Where others use the machine,
-    that wastes less than several cores to one part, each waiting for all after every product.
+    that wastes less than giving several cores to a part, where each waits for all the others after
+    every product.
     """
     groups = [{"params": list(trainee.connector.parameters()), "lr": schedule.connector_lr}]
     if lora := trainee.lora_parameters():
@@ -276,6 +278,7 @@ def fit(
         tell()  # killed at the very end, maybe before it was told
     _reset_peak(accelerator.device)
     trainee.train()
+    safe = time.monotonic()
     with pool:
         while step < schedule.steps:
             parts = draw(step)
@@ -302,8 +305,11 @@ def fit(
             if step % 10 == 0:
                 mean = sum(recent[-10:]) / len(recent[-10:])
                 print(f"step {step} loss {mean:.3f} {seconds / step:.2f} s a step", flush=True)
-            if step % schedule.every == 0 or step == schedule.steps:
+            due = step % schedule.every == 0 or step == schedule.steps
+            if due or time.monotonic() - safe > KEEP_S:
                 _keep(accelerator, home, {"step": step, "seconds": seconds})
+                safe = time.monotonic()
+            if due:
                 tell()
 
 

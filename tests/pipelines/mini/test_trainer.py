@@ -189,6 +189,17 @@ def test_a_killed_run_ends_as_one_left_alone(packer: Packer, tmp_path: Path, die
         assert torch.equal(value, states[1][name]), name
 
 
+def test_a_slow_run_is_kept_between_evaluations(
+    packer: Packer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "KEEP_S", -1)
+    with pytest.raises(Killed):
+        fitted(tmp_path, packer, die_at=3)
+    _, drawn, reports = fitted(tmp_path, packer)
+    assert drawn == [3, 4, 5]
+    assert [facts["step"] for facts in reports] == [4, 6]
+
+
 def test_a_batch_in_parts_is_learned_as_one(packer: Packer, tmp_path: Path) -> None:
     _, _, whole = fitted(tmp_path / "whole", packer)
     _, _, parts = fitted(tmp_path / "parts", packer, apart=True)
