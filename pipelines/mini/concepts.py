@@ -9,7 +9,14 @@ _PEOPLE = (
     "person people someone player players rider riders biker bikers cyclist skateboarder "
     "snowboarder skier surfer climber hiker runner swimmer team crowd group adult adults "
     "couple friends teenager teenagers teen youth youths performer worker dancer they kayaker "
-    "spectators bicyclist motorcyclist racer athlete musician tourist tourists soldier officer"
+    "spectators bicyclist motorcyclist racer athlete musician tourist tourists soldier officer "
+    "boxer boxers wrestler wrestlers fencer fencers gymnast gymnasts fighter fighters opponent "
+    "batter pitcher catcher goalkeeper goalie referee umpire golfer bowler archer rower rowers "
+    "lifter jockey chef cook doctor nurse police policeman fireman firefighter farmer driver pilot "
+    "judge bride groom speaker astronaut skater skaters snowboarders surfers skiers climbers "
+    "cyclists workers soldiers officers dancers swimmers runners passengers shoppers students "
+    "pedestrians fans audience spectator everyone everybody others "
+    "he she his her him hand hands arm arms finger fingers face leg legs foot feet"
 )
 _CHILDREN = "child children kid kids toddler toddlers baby infant"
 _WATERS = "water ocean sea lake river pool wave waves pond stream creek surf waterfall puddle"
@@ -94,6 +101,18 @@ CONCEPTS = (
     _concept("a frisbee", "frisbee frisbees disc", "toy"),
     _concept("a camera", "photographer cameras", "camera picture photo photograph"),
     _concept("a flower", "flower flowers", "garden"),
+)
+# What a single caption would name where it is there: of these its silence says no.
+NOTICED = frozenset(
+    (
+        "a man", "a woman", "a boy", "a girl", "a child", "a baby", "a person", "a crowd", "a dog",
+        "a horse", "a cat", "a bird", "a bike", "a motorcycle", "a boat", "a skateboard",
+        "a surfboard", "a snowboard", "a swimming pool", "the sea", "a beach", "snow", "a guitar",
+        "a frisbee", "a mountain",
+    )
+)  # fmt: skip
+PEOPLE = tuple(
+    concept for concept in CONCEPTS if concept.said in ("a man", "a woman", "a child", "a person")
 )
 # Asked as "Is someone ...?".
 ACTIONS = (

@@ -55,6 +55,17 @@ class Packer:
         self._tokenizer = tokenizer
         self._video, self._end = video_token, end
 
+    def length(self, question: str, answer: str) -> int:
+        """Tokens that a question and its answer take behind the video."""
+        _, after, said = self._branch(question, answer)
+        return len(after) + len(said) - 1
+
+    def _branch(self, question: str, answer: str) -> tuple[list[int], list[int], list[int]]:
+        """Token ids before the video, after it, and of the answer with its end."""
+        before, after = self._opening(question)
+        ids: list[int] = self._tokenizer(answer, add_special_tokens=False).input_ids
+        return before, after, [*ids, self._end]
+
     def __call__(
         self,
         items: Sequence[Sequence[tuple[str, str]]],
@@ -74,9 +85,8 @@ class Packer:
             before: list[int] = []
             branches = []
             for question, answer in pairs:
-                before, after = self._opening(question)
-                ids_of = self._tokenizer(answer, add_special_tokens=False).input_ids
-                branches.append((after, [*ids_of, self._end]))
+                before, after, said = self._branch(question, answer)
+                branches.append((after, said))
             rows.append(([*before, *[self._video] * count], branches))
         shape = (
             len(rows),

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from pipelines.mini.concepts import ACTIONS, CONCEPTS, Concept
+from pipelines.mini.concepts import ACTIONS, CONCEPTS, NOTICED, Concept
 
+ASKED = (*CONCEPTS, *ACTIONS)  # what is asked for by "Is there ...?" and "Is someone ...?"
 DESCRIBE = (
     "Describe the video.",
     "What is happening in the video?",
@@ -53,12 +54,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Captioned:
-    """What is said of one photograph.
+    """What is said of one picture.
 
-    captions: whole sentences.
+    captions: whole sentences. more: other texts that are true of it. brief: whether so little is
+    said that silence means no only of what nobody would leave out.
     """
 
     captions: Sequence[str]
+    more: Sequence[str] = ()
+    brief: bool = False
     said: list[list[str]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -67,7 +71,8 @@ class Captioned:
     @cached_property
     def mentions(self) -> Counter[str]:
         """How many captions use each word."""
-        return Counter(word for said in self.said for word in set(said))
+        texts = [*self.said, *(words(text) for text in self.more)]
+        return Counter(word for said in texts for word in set(said))
 
     def shows(self, concept: Concept) -> bool | None:
         """True where two captions name it, False where none comes near it, None where unsure."""
@@ -76,9 +81,9 @@ class Captioned:
         named = sum(bool(concept.words & set(said)) for said in self.said)
         if named >= min(2, len(self.said)):
             return True
-        if named or any(word in self.mentions for word in concept.near):
+        if named or any(word in self.mentions for word in concept.near | concept.words):
             return None
-        return False
+        return None if self.brief and concept.said not in NOTICED else False
 
 
 def words(text: str) -> list[str]:
@@ -137,6 +142,12 @@ class Presence:
         return [(c, True) for c in rng.sample(yes, count)] + [
             (c, False) for c in rng.sample(no, count)
         ]
+
+    def one(self, row: int, rng: random.Random) -> tuple[Concept, bool] | None:
+        """One concept of one picture, as often there as not over all of them; or none."""
+        yes = [(c, True) for c in _thinned(self.yes[row], self.yes_weight, rng)]
+        no = [(c, False) for c in _thinned(self.no[row], self.no_weight, rng)]
+        return rng.choice(yes + no) if yes or no else None
 
 
 def _thinned(

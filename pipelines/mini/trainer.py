@@ -12,7 +12,9 @@ import resource
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,13 @@ from peft import LoraConfig, inject_adapter_in_model
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import get_cosine_schedule_with_warmup
 
 from pipelines.mini.packing import Packed
 from vzvideo.errors import SettingsError
 
-LORA_RANK, LORA_ALPHA = 16, 32
+LORA_RANK = 32
+SCALE = 2  # LoRA's alpha by its rank
+KEEP_S = 600  # a checkpoint at least so often: a kill then costs no more, however slow the machine
 DECISIVE = 3.0  # weight of the words of a short answer
 
 
@@ -80,7 +83,9 @@ class Connector(nn.Module):
 class Trainee(nn.Module):
     """Connector and language model of a Video-LLaVA; the towers' work is already done."""
 
-    def __init__(self, model: Any, sample: Tensor | None, *, lora: bool = True) -> None:
+    def __init__(
+        self, model: Any, sample: Tensor | None, *, lora: bool = True, rank: int = LORA_RANK
+    ) -> None:
         """lora: whether the language model learns too, or the connector alone."""
         super().__init__()
         self.connector = Connector(model.model.multi_modal_projector, sample)
@@ -88,8 +93,9 @@ class Trainee(nn.Module):
         self.head = model.lm_head
         self.video_token = model.config.video_token_index
         self.requires_grad_(False)
+        self.rank = rank
         if lora:
-            config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear")
+            config = LoraConfig(r=rank, lora_alpha=SCALE * rank, target_modules="all-linear")
             inject_adapter_in_model(config, self.language_model)
         self.connector.requires_grad_(True)
 
@@ -120,8 +126,18 @@ class Trainee(nn.Module):
         }
 
     def load_lora(self, state: dict[str, Tensor]) -> None:
-        """Takes over what `lora_state` gave."""
+        """Takes over what `lora_state` gave, of this rank or a lower one.
+
+        A lower one is grown: the rows of A beyond it stay random and the columns of B are zero, so
+        that the sum B A is what it was.
+        """
         named = {f"{name}.default.weight": value for name, value in state.items()}
+        own = self.language_model.state_dict()
+        for name, value in named.items():
+            if name in own and value.shape != own[name].shape:
+                grown = own[name].clone() if "lora_A" in name else torch.zeros_like(own[name])
+                grown[tuple(slice(size) for size in value.shape)] = value
+                named[name] = grown
         unknown = self.language_model.load_state_dict(named, strict=False).unexpected_keys
         if unknown:
             raise ValueError(f"no layer of this language model is called {unknown[0]}")
@@ -138,8 +154,8 @@ def export(trainee: Trainee, path: Path, note: dict[str, Any]) -> None:
     state = {f"projector.{name}": value for name, value in trainee.connector.folded().items()}
     state |= trainee.lora_state()
     metadata = {
-        "lora_rank": str(LORA_RANK),
-        "lora_alpha": str(LORA_ALPHA),
+        "lora_rank": str(trainee.rank),
+        "lora_alpha": str(SCALE * trainee.rank),
         "training": json.dumps(note),
     }
     part = path.with_suffix(".part")
@@ -151,6 +167,8 @@ def load_export(trainee: Trainee, path: Path) -> None:
     """Goes on from an adapter that `export` wrote."""
     with safe_open(path, "pt") as file:
         state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        scale = float(file.metadata()["lora_alpha"]) / float(file.metadata()["lora_rank"])
+    state = {n: v * scale / SCALE if n.endswith("lora_B") else v for n, v in state.items()}
     projector = {name: value for name, value in state.items() if name.startswith("projector.")}
     trainee.connector.unfold({n.removeprefix("projector."): v for n, v in projector.items()})
     trainee.load_lora({n: v for n, v in state.items() if n not in projector})
@@ -158,18 +176,30 @@ def load_export(trainee: Trainee, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: steps of the whole training, rates, the steps between evaluations."""
+    """How long and how fast: steps of the whole training, rates, the steps between evaluations.
+
+    decay: the part of the steps, at the end, in which the rates fall to zero; before it they stay.
+    A training may so be stretched, or brought to its end, whenever it is resumed.
+    """
 
     steps: int
     connector_lr: float
     lora_lr: float
     warmup: int
     every: int
+    decay: float = 0.2
+
+    def rate(self, step: int) -> float:
+        """What the rates are multiplied by, 0..1."""
+        left = (self.steps - step) / max(self.decay * self.steps, 1)
+        return max(0.0, min(step / max(self.warmup, 1), 1.0, left))
 
 
 # Step -> its batch in parts that fit the memory, each with its features (..., D).
 Draw = Callable[[int], list[tuple[Tensor, Packed]]]
 Report = Callable[[Trainee, dict[str, float]], None]
+# Step -> a loss that is learned beside the answers.
+Aside = Callable[[int], Tensor]
 
 
 def claim(home: Path, about: dict[str, Any]) -> None:
@@ -200,21 +230,25 @@ def kept(home: Path) -> Path | None:
 
 def fit(
     trainee: Trainee, draw: Draw, schedule: Schedule, accelerator: Accelerator, home: Path,
-    report: Report,
+    report: Report, *, aside: Aside | None = None, threads: int = 1,
 ) -> None:  # fmt: skip
     """Trains, going on from the last checkpoint in `home` where there is one.
 
     draw must depend on the step alone, so that a resumed run sees what an uninterrupted one saw.
-    report is called at every evaluation, after the checkpoint has been kept, with step, loss since
-    the last one, seconds spent training (all in all and a step, drawing apart) and peak memory in
-    MiB.
+    A checkpoint is kept at every evaluation, and every ten minutes between. report is called at
+    every evaluation, after that, with step, loss since the last one, seconds spent training (all in
+    all and a step, drawing apart) and peak memory in MiB.
+
+    threads: parts of a batch learned from at once, each by one core. Where others use the machine,
+    that wastes less than giving several cores to a part, where each waits for all the others after
+    every product.
     """
     groups = [{"params": list(trainee.connector.parameters()), "lr": schedule.connector_lr}]
     if lora := trainee.lora_parameters():
         groups.append({"params": lora, "lr": schedule.lora_lr})
     rates = [group["lr"] for group in groups]  # a scheduler writes into the groups themselves
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
-    scheduler = get_cosine_schedule_with_warmup(optimizer, schedule.warmup, schedule.steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)
     bare = trainee
     trainee, optimizer, scheduler = accelerator.prepare(trainee, optimizer, scheduler)
     step, seconds = 0, 0.0
@@ -226,6 +260,9 @@ def fit(
         step, seconds = progress["step"], progress.get("seconds", 0.0)
         print(f"going on from step {step}", flush=True)
     recent: list[float] = []
+    learned = [parameter for parameter in trainee.parameters() if parameter.requires_grad]
+    each = max(1, torch.get_num_threads() // threads)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(each,))
 
     def tell() -> None:
         mean = sum(recent) / len(recent) if recent else float("nan")
@@ -241,31 +278,52 @@ def fit(
         tell()  # killed at the very end, maybe before it was told
     _reset_peak(accelerator.device)
     trainee.train()
-    while step < schedule.steps:
-        parts = draw(step)
-        begun = time.perf_counter()
-        whole = sum(float(batch.weight.sum()) for _, batch in parts)
-        loss = 0.0
-        for features, batch in parts:
-            batch = batch.to(accelerator.device)
-            with accelerator.autocast():
-                losses = trainee(features.to(accelerator.device), batch)
-            part_loss = (losses * batch.weight).sum() / whole
-            accelerator.backward(part_loss)
-            loss += part_loss.item()
-        accelerator.clip_grad_norm_(trainee.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        step += 1
-        seconds += time.perf_counter() - begun
-        recent.append(loss)
-        if step % 10 == 0:
-            mean = sum(recent[-10:]) / len(recent[-10:])
-            print(f"step {step} loss {mean:.3f} {seconds / step:.2f} s a step", flush=True)
-        if step % schedule.every == 0 or step == schedule.steps:
-            _keep(accelerator, home, {"step": step, "seconds": seconds})
-            tell()
+    safe = time.monotonic()
+    with pool:
+        while step < schedule.steps:
+            parts = draw(step)
+            begun = time.perf_counter()
+            whole = sum(float(batch.weight.sum()) for _, batch in parts)
+            loss = 0.0
+            if aside:
+                accelerator.backward(aside(step))
+            learn = partial(_gradients, trainee, learned, accelerator, whole)
+            for part_loss, gradients in pool.map(learn, parts):
+                loss += part_loss
+                for parameter, gradient in zip(learned, gradients, strict=True):
+                    if gradient is not None:
+                        parameter.grad = (
+                            gradient if parameter.grad is None else parameter.grad + gradient
+                        )
+            accelerator.clip_grad_norm_(trainee.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            step += 1
+            seconds += time.perf_counter() - begun
+            recent.append(loss)
+            if step % 10 == 0:
+                mean = sum(recent[-10:]) / len(recent[-10:])
+                print(f"step {step} loss {mean:.3f} {seconds / step:.2f} s a step", flush=True)
+            due = step % schedule.every == 0 or step == schedule.steps
+            if due or time.monotonic() - safe > KEEP_S:
+                _keep(accelerator, home, {"step": step, "seconds": seconds})
+                safe = time.monotonic()
+            if due:
+                tell()
+
+
+def _gradients(
+    trainee: Trainee, learned: list[nn.Parameter], accelerator: Accelerator, whole: float,
+    part: tuple[Tensor, Packed],
+) -> tuple[float, tuple[Tensor | None, ...]]:  # fmt: skip
+    """A part's share of the batch's loss, and of the gradient of what learns."""
+    features, batch = part
+    batch = batch.to(accelerator.device)
+    with accelerator.autocast():
+        losses = trainee(features.to(accelerator.device), batch)
+    loss = (losses * batch.weight).sum() / whole
+    return loss.item(), torch.autograd.grad(loss, learned, allow_unused=True)
 
 
 def _keep(accelerator: Accelerator, home: Path, progress: dict[str, float]) -> None:

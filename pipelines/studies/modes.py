@@ -9,7 +9,7 @@ as many photographs; and scores, on clips of photographs that none of them saw, 
 frames, which is what there is to keep, and each mode at `--tokens-per-frame`; training-free also
 by the plainer ways of `compare`, which the first has met as little as VisionZip. Minutes on a GPU,
 most of a day on two cores; some three hours there with `--steps 240 --batch 8 --warm-epochs 2`.
-The same command goes on after a kill. What the two files are, `train_mini` says.
+The same command goes on after a kill. What the two files are, `pipelines.mini.train` says.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def steps(args: argparse.Namespace) -> list[tuple[Path | None, list[str]]]:
     for split, count in (("train", max(1, seen // 10)), ("dev", args.dev)):
         clips = ["--captions", str(args.captions), "--split", split, "--limit", str(count)]
         out = work / split
-        done.append((out / "questions.jsonl", ["make_clips", *clips, "--out", str(out)]))
+        done.append((out / "questions.jsonl", ["mini.make_clips", *clips, "--out", str(out)]))
     for name, chosen in (("whole", ["--tokens-per-frame", "257"]), ("zipped", tokens)):
         out = work / name
-        done.append((out / "time.json", ["train_mini", *training, *chosen, "--out", str(out)]))
+        done.append((out / "time.json", ["mini.train", *training, *chosen, "--out", str(out)]))
     light = ["--model", str(work / "whole"), "--train", "connector", *tokens, "--frames", "2"]
     questions = str(work / "train" / "questions.jsonl")
     done.append(
@@ -75,7 +75,7 @@ def steps(args: argparse.Namespace) -> list[tuple[Path | None, list[str]]]:
         methods = [way for mode, of, way in MODES if of == name and mode != NOTHING]
         scored = ["--model", str(work / name), *budget, "--methods", *methods]
         out = work / f"{name}.json"
-        done.append((None, ["compare", str(work / "dev"), *scored, "--out", str(out)]))
+        done.append((None, ["studies.compare", str(work / "dev"), *scored, "--out", str(out)]))
     return done
 
 

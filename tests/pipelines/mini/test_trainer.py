@@ -102,6 +102,24 @@ def test_an_export_is_loaded_back(packer: Packer, tmp_path: Path) -> None:
             assert torch.equal(value, trainee.lora_state()[name])
 
 
+def test_an_adapter_of_lower_rank_is_grown(packer: Packer, tmp_path: Path) -> None:
+    model = small_model()
+    low = halved(Trainee(model, None, rank=4))
+    with torch.no_grad():
+        for name, weight in low.language_model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    halved(low).eval()
+    training.export(low, tmp_path / "adapter.safetensors", {})
+    batch, features = packer(ITEMS, COUNTS), random_features(sum(COUNTS), 32)
+    high = Trainee(small_model(), None, rank=8).eval()
+    training.load_export(high, tmp_path / "adapter.safetensors")
+    same(losses_of(high, features, batch), losses_of(low, features, batch))
+    for name, value in high.lora_state().items():
+        added = value[:, 4:] if name.endswith("lora_B") else value[4:]
+        assert (added.abs().max() == 0) == name.endswith("lora_B")
+
+
 def test_an_export_of_another_model_is_refused(tmp_path: Path) -> None:
     training.export(made_trainee(), tmp_path / "adapter.safetensors", {})
     with pytest.raises(ValueError, match="no layer of this language model is called layers"):
@@ -116,8 +134,9 @@ class Killed(Exception):
 
 
 def fitted(
-    home: Path, packer: Packer, *, die_at: int | None = None, lora: bool = True, apart: bool = False
-) -> tuple[Trainee, list[int], list[dict[str, float]]]:
+    home: Path, packer: Packer, *, die_at: int | None = None, lora: bool = True,
+    apart: bool = False, threads: int = 1, beside: float = 0.0,
+) -> tuple[Trainee, list[int], list[dict[str, float]]]:  # fmt: skip
     """A trainee after six steps, a checkpoint every two; the steps drawn; what was reported."""
     trainee = made_trainee(lora=lora)
     drawn: list[int] = []
@@ -138,7 +157,14 @@ def fitted(
         reports.append(facts)
 
     schedule = Schedule(steps=6, connector_lr=1e-3, lora_lr=1e-3, warmup=1, every=2)
-    training.fit(trainee, draw, schedule, Accelerator(cpu=True), home, report)
+
+    def aside(step: int) -> Tensor:
+        return beside * trainee.connector(random_features(3, 32, seed=step)).square().mean()
+
+    training.fit(
+        trainee, draw, schedule, Accelerator(cpu=True), home, report,
+        aside=aside if beside else None, threads=threads,
+    )  # fmt: skip
     return trainee, drawn, reports
 
 
@@ -163,11 +189,46 @@ def test_a_killed_run_ends_as_one_left_alone(packer: Packer, tmp_path: Path, die
         assert torch.equal(value, states[1][name]), name
 
 
+def test_a_slow_run_is_kept_between_evaluations(
+    packer: Packer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "KEEP_S", -1)
+    with pytest.raises(Killed):
+        fitted(tmp_path, packer, die_at=3)
+    _, drawn, reports = fitted(tmp_path, packer)
+    assert drawn == [3, 4, 5]
+    assert [facts["step"] for facts in reports] == [4, 6]
+
+
 def test_a_batch_in_parts_is_learned_as_one(packer: Packer, tmp_path: Path) -> None:
     _, _, whole = fitted(tmp_path / "whole", packer)
     _, _, parts = fitted(tmp_path / "parts", packer, apart=True)
     for one, other in zip(whole, parts, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], abs=LOGITS_F32)
+
+
+def test_several_threads_learn_what_one_does(packer: Packer, tmp_path: Path) -> None:
+    one, _, _ = fitted(tmp_path / "one", packer, apart=True)
+    two, _, _ = fitted(tmp_path / "two", packer, apart=True, threads=2)
+    for name, value in two.state_dict().items():
+        same(value, one.state_dict()[name])
+
+
+def test_what_is_learned_beside_the_answers_counts(packer: Packer, tmp_path: Path) -> None:
+    plain, _, _ = fitted(tmp_path / "plain", packer)
+    other, _, _ = fitted(tmp_path / "other", packer, beside=100.0)
+    some = random_features(9, 32)
+    with torch.no_grad():
+        assert other.connector(some).square().mean() < plain.connector(some).square().mean()
+
+
+def test_rates_rise_stay_and_fall_at_the_end() -> None:
+    schedule = Schedule(steps=100, connector_lr=1, lora_lr=1, warmup=10, every=1, decay=0.2)
+    rates = [schedule.rate(step) for step in range(101)]
+    assert rates[0] == 0 == rates[100]
+    assert rates[5] == pytest.approx(0.5)
+    assert set(rates[10:81]) == {1.0}
+    assert rates[90] == pytest.approx(0.5)
 
 
 def test_the_loss_counts_answers_by_their_weights(packer: Packer, tmp_path: Path) -> None:

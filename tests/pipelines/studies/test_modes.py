@@ -38,7 +38,7 @@ def test_a_tenth_of_the_photographs_is_for_tuning(args: argparse.Namespace) -> N
     args.limit = 10
     (_, train), *rest = modes.steps(args)
     assert option(train, "--limit") == "1"
-    assert [option(c, "--limit") for _, c in rest if c[0] == "train_mini"] == ["10", "10"]
+    assert [option(c, "--limit") for _, c in rest if c[0] == "mini.train"] == ["10", "10"]
 
 
 def test_what_a_command_reads_an_earlier_one_has_written(args: argparse.Namespace) -> None:
@@ -71,7 +71,7 @@ def test_every_command_takes_its_options(
         with pytest.raises(Parsed):
             importlib.import_module(f"pipelines.{name}").main()
         seen.append(name)
-    assert seen == ["make_clips"] * 2 + ["train_mini"] * 2 + ["tune"] + ["compare"] * 3
+    assert seen == ["mini.make_clips"] * 2 + ["mini.train"] * 2 + ["tune"] + ["studies.compare"] * 3
 
 
 def written(work: Path, checkpoint: str, scores: dict[str, tuple[int, *tuple[float, ...]]]) -> None:
