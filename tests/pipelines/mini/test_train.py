@@ -51,12 +51,12 @@ def test_evaluation_agrees_with_the_likelihoods_of_the_model(
     def likely(views: list[View], question: str, answers: list[str]) -> list[float]:
         tokens = features.compressed(views, BUDGET).flatten(0, 1)
         prefix = language.prefill(visual_tokens(tokens))
-        return language.likelihoods(prefix, question, answers)
+        return language.log_likelihoods(prefix, question, answers)
 
     def shown(example: Example) -> list[View]:
         return example.views[::2]  # of eight frames four; of one, the one
 
-    nothing = language.read_nothing()
+    nothing = language.prefill_text_only()
     sums = dict.fromkeys(("right", "wrong", "first", "last", "tokens", "yes_no", "answers"), 0.0)
     closed, open_ = 0, 0
     for number, example in enumerate(dev):
@@ -69,7 +69,7 @@ def test_evaluation_agrees_with_the_likelihoods_of_the_model(
         clip = [example.views[0]] * 2 + [after.views[0]] * 2
         texts = [said[0], captioned(after).captions[0]]
         begins, stops = (
-            np.subtract(likely(clip, asked, texts), language.likelihoods(nothing, asked, texts))
+            np.subtract(likely(clip, asked, texts), language.log_likelihoods(nothing, asked, texts))
             for asked in ("What happens first?", "What happens last?")
         )
         sums["first"] += begins[0] > begins[1]
