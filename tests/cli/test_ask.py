@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 import vzvideo
 from tests.cli.command import OTHER, QUESTION, SETTINGS, SMALL, Command, imported_by, process
+from tests.video import clips
 from vzvideo.types import VisualTokens
 
 
@@ -57,7 +59,10 @@ def test_json_is_one_object_a_line_and_always_the_same(
             "tokens",
             "seconds",
             "cached",
+            *("duration_s", "promised_s", "asked", "decoded", "lost"),
         ]
+        assert (about["asked"], about["decoded"], about["lost"]) == (4, 4, 0)
+        assert about["duration_s"] == pytest.approx(1.6)
         assert list(about["seconds"]) == ["decode", "encode", "prefill", "generate"]
         assert (about["question"], about["answer"]) == (question, answers[question])
         assert (about["source"], about["model"]) == (str(clip), str(checkpoint))
@@ -157,7 +162,7 @@ def test_the_video_is_encoded_once_for_several_questions(
     ask = ("ask", clip, QUESTION, OTHER, "--model", checkpoint, *SMALL, "--no-cache")
     said = vz(*ask, "--evidence")
     assert (said.status, times) == (0, [1]), said.err
-    assert "20 tokens, decode 0.0" in said.err  # the facts tell what it took
+    assert "20 tokens, decode " in said.err  # no "from the cache": the facts tell what it took
 
 
 # -- several videos, standard input, quiet
@@ -245,3 +250,21 @@ def test_what_cannot_be_costs_no_model(
     assert why in done.stderr
     assert done.stdout.split() == ["1"]
     assert not imported_by(code) & {"torch", "transformers"}
+
+
+def test_a_file_that_breaks_off_is_not_answered_as_if_whole(
+    vz: Command, checkpoint: Path, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "whole.mkv", tmp_path / "cut.mkv"
+    kind = next(kind for kind in clips.KINDS if kind.suffix == ".mkv")
+    clips.write(replace(kind, frames=240), whole)  # eight seconds
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    ask = (QUESTION, "--model", checkpoint, *SMALL)
+    assert "breaks off" not in vz("ask", whole, *ask).err
+    for _ in ("first", "from the cache"):
+        said = vz("ask", cut, *ask, "--json")
+        (about,) = said.objects
+        assert about["promised_s"] == pytest.approx(8.0, abs=0.1)
+        assert about["duration_s"] < 6
+        assert "the video breaks off: 0:0" in said.err
+        assert "of 0:08 could be read" in said.err

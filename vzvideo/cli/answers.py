@@ -10,13 +10,15 @@ import typer
 
 from vzvideo.cli.options import echo_json, say
 from vzvideo.errors import VideoError, VzVideoError
-from vzvideo.words import pluralize
+from vzvideo.words import format_time, pluralize
 
 if TYPE_CHECKING:
     from vzvideo.qa.asking import AnswerStream
     from vzvideo.qa.encoding import Encoded
     from vzvideo.qa.evidence import Evidence
     from vzvideo.types import Answer
+
+_CUT_OFF = 0.02  # of what a header promises may be missing; they round
 
 
 def print_stream(
@@ -29,7 +31,7 @@ def print_stream(
             sys.stdout.flush()
     drawn = asking.evidence() if evidence else None
     if as_json:
-        print_answer(asking.result, as_json, evidence=drawn, source=source)
+        print_answer(asking.result, as_json, evidence=drawn, encoded=asking.encoded, source=source)
     else:
         blank = "" if piece.endswith((" ", "\n")) else " "
         typer.echo(f"{blank}[{drawn}]" if drawn else "")
@@ -41,12 +43,19 @@ def print_answer(
     *,
     labelled: bool = False,
     evidence: Evidence | None = None,
+    encoded: Encoded | None = None,
     source: str = "",
 ) -> None:
-    """source: what the user calls it, where it was read from standard input."""
+    """encoded: what was asked. source: what the user calls it, where it was read from standard
+    input."""
     if as_json:
         answer = dataclasses.replace(answer, source="-") if source == "-" else answer
         about = dataclasses.asdict(answer) | (evidence.about() if evidence else {})
+        if encoded is not None:
+            lengths = (encoded.tokens.settings.get(name) for name in ("duration_s", "promised_s"))
+            about |= dict(zip(("duration_s", "promised_s"), lengths, strict=True))
+            about |= {"asked": encoded.asked, "decoded": encoded.tokens.frames}
+            about |= {"lost": encoded.lost}
         echo_json({"answer": about.pop("text"), **about})
     else:
         text = f"{answer.text} [{evidence}]" if evidence else answer.text
@@ -79,6 +88,11 @@ def gaps(encoded: Encoded) -> str:
     words = []
     if encoded.asked > frames:
         words.append(f"{encoded.asked} frames asked for, different ones in the video: {frames}")
+    settings = encoded.tokens.settings
+    duration_s, promised_s = (settings.get(name) for name in ("duration_s", "promised_s"))
+    if duration_s and promised_s and promised_s - duration_s > max(1.0, _CUT_OFF * promised_s):
+        read, whole = format_time(duration_s), format_time(promised_s)
+        words.append(f"the video breaks off: {read} of {whole} could be read")
     if encoded.lost:
         words.append(f"damaged packets or frames passed over: {encoded.lost}")
     return "".join(f"; {word}" for word in words)

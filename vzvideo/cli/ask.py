@@ -98,7 +98,14 @@ class _Asking:
             return
         for answer in answers:
             drawn = qa.evidence(encoded, answer) if self.evidence else None
-            print_answer(answer, self.as_json, labelled=True, evidence=drawn, source=self.name)
+            print_answer(
+                answer,
+                self.as_json,
+                labelled=True,
+                evidence=drawn,
+                encoded=encoded,
+                source=self.name,
+            )
         print_facts(answers[0], encoded)
 
 

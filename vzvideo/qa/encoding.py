@@ -116,7 +116,8 @@ class CachedEncoder:
             self._last = (key, kept)
             return _from_tokens(kept)
         encoded = self._encode(source, recipe, progress or _ignore)
-        noted = about | {"asked": encoded.asked, "lost": encoded.lost}
+        noted = about | encoded.tokens.settings
+        noted |= {"asked": encoded.asked, "lost": encoded.lost}
         encoded = replace(encoded, tokens=replace(encoded.tokens, settings=noted))
         # A file replaced since the key was taken would be kept under the old one's.
         if self._cache and key and key == TokenCache.key(Path(source), about):
@@ -162,7 +163,9 @@ class CachedEncoder:
                 progress("encode", asked, found.asked)
         if not parts:
             raise no_frames(source)
-        return Encoded(join(parts), clock.seconds, False, asked, lost, clock.spans)
+        lengths = {name: getattr(found.info, name) for name in ("duration_s", "promised_s")}
+        tokens = replace(join(parts), settings=lengths)
+        return Encoded(tokens, clock.seconds, False, asked, lost, clock.spans)
 
 
 def synchronize(device: torch.device) -> None:

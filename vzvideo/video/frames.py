@@ -15,7 +15,7 @@ import numpy as np
 from vzvideo.config import Settings
 from vzvideo.errors import SettingsError
 from vzvideo.types import FrameBatch
-from vzvideo.video import Video, open_video, sampling
+from vzvideo.video import Video, VideoInfo, open_video, sampling
 
 if TYPE_CHECKING:
     from vzvideo.video.fetching import OnFetch
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Frames:
-    """How many times are asked for, and the frames shown then, in batches as they are decoded."""
+    """How many times are asked for, and the frames shown then, in batches as they are decoded;
+    info: of the video."""
 
+    info: VideoInfo
     asked: int
     batches: Iterator[FrameBatch]
 
@@ -56,7 +58,7 @@ def frames_of(
         on_fetch=on_fetch,
     ) as video:
         times = sample(video, settings, count)
-        yield Frames(len(times), video.stream(times, settings.batch))
+        yield Frames(video.info, len(times), video.stream(times, settings.batch))
 
 
 def sample(video: Video, settings: Settings, frames: int) -> sampling.Times:
