@@ -85,7 +85,8 @@ class FrameDecoder:
         self._newest_dts = None
         self._unread = self._unread_for = 0
         self._damaged.clear()
-        packets = packets if sought else self._looked_at(packets)
+        if not (sought or clock.live):
+            packets = self._looked_at(packets)
         jumps, last_s = clock.jumps, 0.0
         stamped = self._stamped(packets, clock, sought, keyframe_by_s)
         try:
@@ -209,7 +210,10 @@ class FrameDecoder:
         if own is not None:
             # Of packets that never became a frame.
             before = sum(stamp < own for stamp in self._waiting)
-            stale = before if own in self._idr else before - _DEEPEST
+            stale = before - _DEEPEST
+            if own in self._idr:
+                stale = before
+                self._idr = {stamp for stamp in self._idr if stamp > own}
             for _ in range(stale):
                 heapq.heappop(self._waiting)
         return heapq.heappop(self._waiting) if self._waiting else None
