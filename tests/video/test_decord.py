@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.video.clips import KINDS
+from tests.video.clips import KINDS, Kind, number_in
 from vzvideo.errors import VideoError
 from vzvideo.video import Video, open_video
 
@@ -95,3 +95,15 @@ def test_without_decord_the_message_says_how_to_get_it(
     monkeypatch.setattr("vzvideo.video.decord.find_spec", lambda name: None)
     with pytest.raises(VideoError, match=r"pip install 'vzvideo\[decord\]'"):
         open_video(path, decoder="decord")
+
+
+def test_what_needs_more_than_scaling_is_refused_unless_that_is_switched_off(
+    tmp_path: Path,
+) -> None:
+    kind = Kind("woven", ".mkv", frames=10, options={"x264-params": "interlaced=1:bframes=0"})
+    path = tmp_path / "woven.mkv"
+    kind.make(kind, path)
+    with pytest.raises(VideoError, match="interlaced"):
+        open_video(path, decoder="decord")
+    with open_video(path, decoder="decord", deinterlace=False) as video:
+        assert [number_in(frame) for frame in video.frames_at([0.0, 0.5]).pixels] == [0, 5]

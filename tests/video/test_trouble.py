@@ -168,7 +168,18 @@ def test_a_cut_file_is_as_long_as_what_is_left(
     ]
 
 
-@pytest.mark.parametrize("name", ["late.mkv", "mpeg2.mpg", "long GOP.ts", "variable.mp4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "late.mkv",
+        "mpeg2.mpg",
+        "long GOP.ts",
+        "variable.mp4",
+        "joined.ts",
+        "jumping.ts",
+        "few stamps.mpg",
+    ],
+)
 def test_the_duration_of_a_large_file_is_read_from_its_end(
     make: Callable[[str], tuple[Kind, Path]], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,6 +158,7 @@ class LiveSource:
                 self._heard = time.monotonic()
                 self.reconnects += anew
                 self.lost, decoder.lost = self.lost + decoder.lost, 0
+                decoder.counted.clear()  # nothing comes twice
                 self._clock, anew = clock, False
                 if at_s < due_s or at_s == last_s:
                     continue

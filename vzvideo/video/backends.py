@@ -39,8 +39,9 @@ def open_video(
             these threads, eight at most.
         hwaccel: a device that PyAV may decode on ("cuda", "videotoolbox", ...); what that device
             cannot decode, the processor does.
-        deinterlace: make whole pictures of interlaced ones; PyAV alone.
-        tone_map: show PQ and HLG (high dynamic range) as an ordinary screen does; PyAV alone.
+        deinterlace: make whole pictures of interlaced ones.
+        tone_map: show PQ and HLG (high dynamic range) as an ordinary screen does. decord does
+            neither, and refuses what would need it unless it is switched off.
         on_fetch: told how far a video is, in bytes, and of how many if that is known, which is
             fetched to a temporary file (of 2 GiB at most), for its index lies at its end and its
             server knows no byte ranges.
@@ -61,7 +62,7 @@ def open_video(
             raise SettingsError("hwaccel: is for decoder pyav")
         from vzvideo.video.decord import DecordVideo
 
-        return DecordVideo(name, size, deadline_s)
+        return DecordVideo(name, size, deadline_s, deinterlace=deinterlace, tone_map=tone_map)
     from vzvideo.video.pyav.reader import PyAVVideo
 
     return PyAVVideo(

@@ -26,7 +26,7 @@ class Clock:
 
     last_s: time of the last frame. offset_s: what a timestamp lacks to be such a time; None where
     the next frame follows the last whatever its timestamp says. jumps: how often the source has
-    started its clock again.
+    started its clock again. live: whether it is a live source's.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Clock:
         self.last_s: float | None = None
         self.offset_s = offset_s
         self.jumps = 0
-        self._start_s, self._live = start_s, live
+        self._start_s, self.live = start_s, live
         self._step_s = step_s
         self._late = 0  # late ones in a row
         self._stamp_s: float | None = None  # the last timestamp that was believed
@@ -71,7 +71,7 @@ class Clock:
             stamp = stamp_s(frame)
             if held:
                 yield from self._timed(held.pop(), stamp_s, stamp)
-            if self._live or self._expects(stamp):
+            if self.live or self._expects(stamp):
                 yield from self._timed(frame, stamp_s)
             else:
                 held.append(frame)
@@ -111,14 +111,14 @@ class Clock:
             late = -JITTER_S < ahead_s <= _SAME_S and self._late < _STUCK
             if self._counted > 0 and abs(ahead_s - self._step_s) <= _OFF_FRAMES * self._step_s:
                 shown_s = self._next_s  # as counted: few timestamps are exact ones
-            elif late and (self._live or ahead_s >= -_SAME_S):
+            elif late and (self.live or ahead_s >= -_SAME_S):
                 self._late += 1
-                return None if self._live else self.last_s
+                return None if self.live else self.last_s
             elif late or self._is_wrong(ahead_s, next_s):
                 shown_s = self._between(next_s)
                 if not self._counted:  # else what was counted went too fast
                     stamp_s = None
-            elif ahead_s <= 0 or ahead_s > (waited_s + _DRIFT_S if self._live else GAP_S):
+            elif ahead_s <= 0 or ahead_s > (waited_s + _DRIFT_S if self.live else GAP_S):
                 shown_s = self._onward(waited_s)
                 self.offset_s = None
                 self.jumps += 1
@@ -168,4 +168,4 @@ class Clock:
 
     def _onward(self, waited_s: float) -> float:
         assert self.last_s is not None
-        return self.last_s + max(self._step_s, waited_s if self._live else 0.0)
+        return self.last_s + max(self._step_s, waited_s if self.live else 0.0)

@@ -24,7 +24,15 @@ from vzvideo.video.child import Child, Died, serve
 class DecordVideo(Video):
     """See `open_video`."""
 
-    def __init__(self, source: str, size: int | None, deadline_s: float) -> None:
+    def __init__(
+        self,
+        source: str,
+        size: int | None,
+        deadline_s: float,
+        *,
+        deinterlace: bool = True,
+        tone_map: bool = True,
+    ) -> None:
         from vzvideo.video.pyav.reader import PyAVVideo  # not for the child, which needs no PyAV
 
         if find_spec("decord") is None:
@@ -34,7 +42,7 @@ class DecordVideo(Video):
         self.source = source
         self._deadline_s = deadline_s
         self._child: Child | None = None
-        self._pyav = PyAVVideo(source, None, deadline_s)
+        self._pyav = PyAVVideo(source, None, deadline_s, deinterlace=deinterlace, tone_map=tone_map)
         try:
             times = self._examine()
             self._child = Child(__name__)

@@ -67,21 +67,28 @@ class FrameDecoder:
         self._idr: set[int] = set()  # those of IDR pictures, which part what lies on either side
 
     def frames(
-        self, packets: Iterator[Any], clock: Clock, *, sought: bool = False
+        self,
+        packets: Iterator[Any],
+        clock: Clock,
+        *,
+        sought: bool = False,
+        keyframe_by_s: float = np.inf,
     ) -> Iterator[Shown]:
         """Frames in the order they are shown.
 
         packets: None for one that could not be read. sought: they come from behind a seek, not from
-        the beginning; what comes before the first keyframe is left out then.
+        the beginning; what comes before the first keyframe is left out then. None come where there
+        has been no keyframe by the time keyframe_by_s.
         """
         self._waiting.clear()
         self._idr.clear()
         self._newest_dts = None
         self._unread = self._unread_for = 0
         self._damaged.clear()
-        packets = packets if sought else self._looked_at(packets)
+        if not (sought or clock.live):
+            packets = self._looked_at(packets)
         jumps, last_s = clock.jumps, 0.0
-        stamped = self._stamped(packets, clock, sought)
+        stamped = self._stamped(packets, clock, sought, keyframe_by_s)
         try:
             for (frame, _), at_s in clock.follow(stamped, stamp_s=self._stamp_s):
                 if clock.jumps > jumps:
@@ -156,7 +163,7 @@ class FrameDecoder:
         return None if stamped[1] is None else stamped[1] * self.facts.tick_s
 
     def _stamped(
-        self, packets: Iterator[Any], clock: Clock, sought: bool
+        self, packets: Iterator[Any], clock: Clock, sought: bool, keyframe_by_s: float
     ) -> Iterator[tuple[VideoFrame, int | None]]:
         """Frames as they are decoded, each with the timestamp that says when it is shown."""
         awaited = sought  # a keyframe is
@@ -164,6 +171,8 @@ class FrameDecoder:
             own = frame.pts
             if awaited:
                 if not self._can_start_at(frame):
+                    if own is not None and self._at_s(own, clock) > keyframe_by_s:
+                        break
                     continue
                 awaited = False
                 self._damaged.clear()  # before it nothing was meant to be decoded
@@ -186,6 +195,10 @@ class FrameDecoder:
             self._damaged.clear()
             self._unread = 0
 
+    def _at_s(self, stamp: int, clock: Clock) -> float:
+        """When what is stamped so is shown, by what the clock says now."""
+        return stamp * self.facts.tick_s + (clock.offset_s or 0.0)
+
     def _can_start_at(self, frame: VideoFrame) -> bool:
         """Whether decoding can, as the decoder says; and it is known when the frame is shown."""
         if not frame.key_frame or frame.pict_type in _BUILDS_ON_OTHERS:
@@ -197,7 +210,10 @@ class FrameDecoder:
         if own is not None:
             # Of packets that never became a frame.
             before = sum(stamp < own for stamp in self._waiting)
-            stale = before if own in self._idr else before - _DEEPEST
+            stale = before - _DEEPEST
+            if own in self._idr:
+                stale = before
+                self._idr = {stamp for stamp in self._idr if stamp > own}
             for _ in range(stale):
                 heapq.heappop(self._waiting)
         return heapq.heappop(self._waiting) if self._waiting else None
@@ -211,7 +227,7 @@ class FrameDecoder:
 
     def _decoded(self, packets: Iterator[Any], clock: Clock) -> Iterator[VideoFrame]:
         context = self._stream.codec_context
-        tick_s, sorts = self.facts.tick_s, self.facts.stamps is Stamps.SORTED
+        sorts = self.facts.stamps is Stamps.SORTED
         began = self.facts.ordered  # others are cut anywhere, and need not begin with a keyframe
         cut_off = deque[tuple[int, int | None]]()
         fed = 0
@@ -241,7 +257,7 @@ class FrameDecoder:
                         self._idr.add(packet.pts)
             # Where timestamps are counted or dealt out, each frame has to come.
             far = not (sorts or self._untimed) and clock.offset_s is not None
-            far = far and packet.pts * tick_s + clock.offset_s < self.full_s
+            far = far and self._at_s(packet.pts, clock) < self.full_s
             context.skip_frame = "NONREF" if far else "DEFAULT"
             yield from self._decoded_by(packet)
             if not began:  # nothing can be made of what comes before the first keyframe

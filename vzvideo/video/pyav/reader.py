@@ -1,7 +1,6 @@
-"""The default decoder: PyAV, decoding on where that is nearer and seeking where that is cheaper.
+"""The default decoder: PyAV. Only the frames asked for are converted to RGB, scaled on the way.
 
-Damaged packets are counted and passed over. Only the frames asked for are converted to RGB, scaled
-on the way.
+Frames far apart are read by several readers, large ones converted by other threads.
 """
 
 from __future__ import annotations
@@ -9,14 +8,11 @@ from __future__ import annotations
 import copy
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import chain, pairwise
-from typing import Any
+from itertools import pairwise
 
 import av
 import av.error
@@ -28,21 +24,16 @@ from numpy.typing import NDArray
 
 from vzvideo.errors import VideoError
 from vzvideo.types import FrameBatch
-from vzvideo.video.base import CONVERT_AHEAD, SAME_S, Video, VideoInfo, no_frames
-from vzvideo.video.clock import Clock
-from vzvideo.video.fetching import OnFetch, fetch, serves_ranges
-from vzvideo.video.pyav.decoding import FrameDecoder, Shown
+from vzvideo.video.base import CONVERT_AHEAD, Video, VideoInfo
+from vzvideo.video.fetching import OnFetch
+from vzvideo.video.pyav.decoding import Shown
 from vzvideo.video.pyav.demuxer import Demuxer
 from vzvideo.video.pyav.hwaccel import acceleration
 from vzvideo.video.pyav.pictures import Painter, to_pixels
-from vzvideo.video.pyav.refusals import explained
 from vzvideo.video.pyav.relay import Opener, Relay
-from vzvideo.video.pyav.timing import Stamps, StreamFacts, Timing
+from vzvideo.video.pyav.seeking import FrameReader
+from vzvideo.video.pyav.timing import Stamps
 
-_SKIP_MARGIN_S = 0.1  # frames nobody refers to are decoded only this close to a time asked for
-_BLIND_SEEK_S = 2.0  # how far ahead to seek where the file has no index of keyframes
-# An index holds decoding times, which run a few frames ahead of what is shown.
-_SLACK_FRAMES, _SLACK_S = 4, 0.15  # a header may know no rate, or claim a thousand frames a second
 _LARGE = 2**19  # pixels of a frame from which on handing it to another thread pays
 _READERS = 8  # of one file at once, at most
 _STRETCH_BYTES = 2**25  # that the pictures of one stretch may take, if it is to have its own reader
@@ -56,29 +47,9 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-@dataclass(frozen=True)
-class _Landing:
-    """Where a seek ended.
+class PyAVVideo(FrameReader, Video):
+    """See `open_video`. needs_more_than_scaling: see `Painter`."""
 
-    reached: not behind its target, and the first frame from there is decoded. readable: whether
-    any could be, None where that was not tried. before: about when the keyframe before is shown, in
-    ticks, where the index tells.
-    """
-
-    reached: bool
-    readable: bool | None = None
-    before: int | None = None
-
-
-class PyAVVideo(Video):
-    """See `open_video`.
-
-    facts, timing: how the file counts time, and what its packets say of it.
-    needs_more_than_scaling: see `Painter`.
-    """
-
-    _current: Shown | None  # the frame on show
-    _ahead: Shown | None  # the one behind it, where that is decoded already
     _shown: VideoFrame | None  # the last whose picture was asked for, and what gives it
     _picture: Callable[[], NDArray[np.uint8]] | None
 
@@ -93,31 +64,12 @@ class PyAVVideo(Video):
         tone_map: bool = True,
         on_fetch: OnFetch | None = None,
     ) -> None:
-        self.source = source
-        self._threads, self._deadline_s = threads, deadline_s
+        super().__init__(source, deadline_s, threads, acceleration(hwaccel) if hwaccel else None)
         self._cores = threads or _usable_cores()
         self._relays: list[Relay] = []
-        self._over = threading.Event()  # set where nobody wants any more of it
         self._painters: ThreadPoolExecutor | None = None
-        self._device = acceleration(hwaccel) if hwaccel else None
-        self._demuxer = Demuxer(source, deadline_s, self._device, give_up=self.close)
-        self._container: InputContainer | None = None
-        self._start_s = 0.0
-        self._lost = 0
-        self._counted: set[int | None] = (
-            set()
-        )  # what is in it, once for all that is asked at a time
-        self._seekable = True
-        self._sought = False
-        self._known: StreamFacts | None = None  # once packets have been seen
-        self._blind_s = _BLIND_SEEK_S
-        self._forget: Callable[[], object] | None = None  # a copy that was fetched
         try:
-            first = self._first(on_fetch)
-            self._ahead = first
-            self.facts = self._known = self._decoder.facts
-            self._start_s = -(self._clock.offset_s or 0.0)
-            self.timing = Timing(self._demuxer, self.facts, self._start_s)
+            first = self._begin(on_fetch)
             frame = first.frame
             self._painter = Painter.of(
                 self._stream, frame, size, deinterlace=deinterlace, tone_map=tone_map
@@ -128,7 +80,6 @@ class PyAVVideo(Video):
             painters = min(CONVERT_AHEAD, self._cores)
             if painters > 1 and frame.width * frame.height >= _LARGE:
                 self._painters = ThreadPoolExecutor(painters, "vzvideo picture")
-            self._skip_margin_s = max(_SKIP_MARGIN_S, 3 * self.facts.step_s)
             if not self._demuxer.version:
                 _ = self.info  # while there is a connection: another might give another stream
         except BaseException:
@@ -207,61 +158,13 @@ class PyAVVideo(Video):
             relay.close()
         if self._painters is not None:
             self._painters.shutdown()  # what has been begun is soon done, and may be waited for
-        self._disconnect()
-        if self._forget is not None:
-            self._forget()
+        super().close()
 
     def _disconnect(self) -> None:
-        self._frames: Iterator[Shown] = iter(())
-        self._current = self._ahead = self._shown = self._picture = None
-        if self._container is not None:
-            self._demuxer.close(self._container)
-            self._container = None
+        self._shown = self._picture = None
+        super()._disconnect()
 
-    # -- opening
-
-    def _first(self, on_fetch: OnFetch | None) -> Shown:
-        """Opens the video; its first frame."""
-        try:
-            return self._opened()
-        except VideoError as error:
-            web = self.source.startswith(("http://", "https://"))
-            if error.code not in ("invalid", "no_frames", "unreadable"):
-                raise
-            unread = explained(error, self.source, self._demuxer.path, self._deadline_s)
-            if unread is not error or not web or serves_ranges(self.source, self._deadline_s):
-                raise unread from None
-        # Its index may lie at its end.
-        path = fetch(self.source, self._deadline_s, on_fetch)
-        self._forget = weakref.finalize(self, path.unlink, missing_ok=True)
-        self._demuxer = Demuxer(
-            self.source, self._deadline_s, self._device, give_up=self.close, path=path
-        )
-        return self._opened()
-
-    def _opened(self) -> Shown:
-        self._open()
-        if (first := self._pull()) is None:
-            raise no_frames(self.source)
-        return first
-
-    def _open(self) -> None:
-        """Stands before the first frame, nothing decoded."""
-        self._disconnect()
-        self._sought = False
-        self._container, self._stream = self._demuxer.connect(decode=True)
-        self._stream.thread_type = "AUTO"
-        self._stream.codec_context.thread_count = self._threads
-        # Some decoders of AV1 stay for ever with what they leave out when they are opened. What
-        # cannot be opened fails again when it is to decode.
-        with suppress(av.error.FFmpegError, ValueError):
-            self._stream.codec_context.open(strict=False)
-        facts = self._known or StreamFacts.of(self._container, self._stream)
-        self._seekable = self._seekable and facts.seekable
-        self._decoder = FrameDecoder(self._stream, facts, self._over, self._counted)
-        self._clock = Clock(step_s=facts.step_s)
-        packets = self._demuxer.packets(self._container, self._stream)
-        self._frames = self._decoder.frames(packets, self._clock)
+    # -- facts
 
     @cached_property
     def info(self) -> VideoInfo:
@@ -288,79 +191,6 @@ class PyAVVideo(Video):
             mirrored=self._whole.orientation.mirrored,
             promised_s=self.timing.promised_s(container, stream, duration_s),
         )
-
-    # -- moving
-
-    def _frame_at(self, time_s: float) -> Shown:
-        """The frame on show at `time_s`: the last that starts no later, or the nearest."""
-        self._check_open()
-        target_s = max(time_s, 0.0) + SAME_S
-        while True:
-            was_sure = self._seekable
-            self._approach(target_s)
-            full_s = target_s - self._skip_margin_s
-            found, moved = self._advance(target_s, full_s)
-            if moved and found.at_s < full_s:
-                # What is on show may be one of the frames left out: the margin was too small.
-                self._skip_margin_s = 2 * (target_s - found.at_s)
-                self._rewind(target_s)
-                found, _ = self._advance(target_s, -np.inf)
-            if self._seekable or not (was_sure and self._sought):
-                return found
-            self._open()  # from behind a seek it can't be told what is shown when
-
-    def _check_open(self) -> None:
-        if self._container is None:
-            raise VideoError(f"{self.source}: the video has been closed", code="closed")
-
-    def _advance(self, target_s: float, full_s: float) -> tuple[Shown, bool]:
-        """Decodes on to the frame on show at `target_s`; says too whether that took decoding."""
-        moved = False
-        while True:
-            if self._ahead is None:
-                self._ahead = self._pull(full_s)
-                moved = moved or self._ahead is not None
-            if self._ahead is None or (self._current and self._ahead.at_s > target_s):
-                break
-            self._current, self._ahead = self._ahead, None
-        if self._current is None:
-            self._demuxer.check_unchanged()
-            raise no_frames(self.source)
-        return self._current, moved
-
-    def _next(self) -> Shown | None:
-        """The frame after the one that was last given."""
-        shown = self._ahead or self._pull()
-        self._current, self._ahead = shown or self._current, None
-        return shown
-
-    def _approach(self, target_s: float) -> None:
-        """Moves to where decoding on leads to `target_s`, if that is not here or saves decoding."""
-        here = self._current or self._ahead
-        here_s = here.at_s if here else 0.0
-        if target_s < here_s:
-            self._rewind(target_s)
-        elif self._worth_seeking(here_s, target_s) and self._may_seek():
-            self._rewind(target_s)
-            landed_s = self._ahead.at_s if self._ahead else 0.0
-            if landed_s <= here_s:
-                self._blind_s = 2 * (target_s - landed_s)  # keyframes are that far apart at least
-
-    def _may_seek(self) -> bool:
-        """Whether times behind a seek are those of a pass from the start."""
-        self._seekable = self._seekable and self.timing.continuous
-        return self._seekable
-
-    def _ticks(self, time_s: float) -> int:
-        return self.facts.ticks(time_s + self._start_s)
-
-    def _worth_seeking(self, here_s: float, target_s: float) -> bool:
-        slack_s = max(_SLACK_S, _SLACK_FRAMES * self.facts.step_s)
-        entries = self._stream.index_entries
-        key = entries.search_timestamp(self._ticks(target_s - slack_s))
-        if key >= 0 and entries[key].timestamp > self._ticks(here_s + slack_s):
-            return True
-        return not self.facts.indexed and target_s - here_s > self._blind_s
 
     def _stretches(self, times: list[float]) -> list[list[float]]:
         """Ascending times, parted where going from one to the next is worth a seek.
@@ -403,92 +233,6 @@ class PyAVVideo(Video):
             return other
 
         return opened
-
-    def _rewind(self, target_s: float) -> None:
-        """Moves to a keyframe from which decoding on leads to `target_s`.
-
-        A seek may end behind its target, for files are searched by decoding times, or where nothing
-        can be decoded, for indices lie; then it is tried from further back, and last of all from
-        the beginning, which always works.
-        """
-        readable: bool | None = None  # behind a seek, where one was tried
-        start, wanted = self._ticks(SAME_S), self._ticks(target_s)
-        back_s = 1.0
-        while wanted >= start and self._may_seek():
-            landing = self._land(wanted, target_s)
-            if landing.reached:
-                return
-            if landing.readable is not None:
-                readable = readable or landing.readable
-            if landing.before is not None and landing.before < wanted:
-                wanted = landing.before
-            else:
-                wanted, back_s = wanted - self.facts.ticks(back_s), 2 * back_s
-        self._seekable = self._seekable and readable is not False
-        self._open()
-
-    def _land(self, wanted: int, target_s: float) -> _Landing:
-        """Seeks to a keyframe near `wanted` ticks, and looks whether that is behind `target_s`."""
-        self._frames = iter(())  # closes what reads
-        self._current = self._ahead = None
-        assert self._container is not None
-        if not self._demuxer.seek(self._container, self._stream, wanted):
-            return _Landing(False, readable=False)
-        packets: Any = self._demuxer.packets(self._container, self._stream)
-        first = self._first_keyframe(packets, target_s)
-        if first is None or self._is_behind(first, target_s):
-            packets.close()
-            return _Landing(False, before=self._keyframe_before(first) if first else None)
-        self._clock = Clock(step_s=self.facts.step_s, offset_s=-self._start_s)
-        self._sought = True
-        self._frames = self._decoder.frames(chain([first], packets), self._clock, sought=True)
-        self._ahead = self._pull()
-        reached = self._ahead is not None and self._ahead.at_s <= target_s
-        if not reached:
-            packets.close()
-        return _Landing(reached, readable=self._ahead is not None)
-
-    def _first_keyframe(self, packets: Iterator[Any], target_s: float) -> Any:
-        """The first packet that says it is one; None where it would lie behind `target_s`."""
-        for packet in packets:
-            if packet is not None and (packet.is_keyframe or self._is_behind(packet, target_s)):
-                return packet if packet.is_keyframe else None
-        return None
-
-    def _is_behind(self, packet: Any, target_s: float) -> bool:
-        """What is to be shown then lies before it. Some files let that be decoded from here; from
-        the keyframe before, all do."""
-        if packet.pts is None or self.facts.stamps is not Stamps.PTS:
-            return False
-        return bool(packet.pts * self.facts.tick_s - self._start_s > target_s)
-
-    def _keyframe_before(self, packet: Any) -> int | None:
-        """About when the keyframe before that of `packet` is shown, in ticks, by the index."""
-        entries = self._stream.index_entries
-        if not self.facts.indexed or packet.dts is None:
-            return None
-        key = entries.search_timestamp(packet.dts - 1)
-        # The index tells when frames are decoded: about as long before they are shown as this one.
-        return entries[key].timestamp + packet.pts - packet.dts if key >= 0 else None
-
-    # -- decoding
-
-    def _pull(self, full_s: float = -np.inf) -> Shown | None:
-        """The next frame in order. Before `full_s`, those nobody refers to are left out."""
-        decoder = self._decoder
-        # Where clocks start again or times are counted, each frame has to come.
-        counted = not decoder.sure or (full_s > 0 and not self.timing.continuous)
-        decoder.full_s = -np.inf if counted else full_s
-        try:
-            return next(self._frames, None)
-        finally:
-            self._seekable = self._seekable and decoder.sure and decoder.facts.seekable
-            self._lost, decoder.lost = self._lost + decoder.lost, 0
-
-    def _take_lost(self) -> int:
-        self._demuxer.check_unchanged()
-        lost, self._lost = self._lost, 0
-        return lost
 
     # -- frames
 
