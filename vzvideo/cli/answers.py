@@ -50,12 +50,13 @@ def print_answer(
     input."""
     if as_json:
         answer = dataclasses.replace(answer, source="-") if source == "-" else answer
-        about = dataclasses.asdict(answer) | (evidence.about() if evidence else {})
+        about = dataclasses.asdict(answer)
         if encoded is not None:
             lengths = (encoded.tokens.settings.get(name) for name in ("duration_s", "promised_s"))
             about |= dict(zip(("duration_s", "promised_s"), lengths, strict=True))
             about |= {"asked": encoded.asked, "decoded": encoded.tokens.frames}
             about |= {"lost": encoded.lost}
+        about |= evidence.about() if evidence else {}
         echo_json({"answer": about.pop("text"), **about})
     else:
         text = f"{answer.text} [{evidence}]" if evidence else answer.text

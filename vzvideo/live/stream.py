@@ -132,7 +132,7 @@ class Stream:
             format: FFmpeg's name of the input format, where the source does not tell.
 
         Raises VideoError here where there is no such file; what fails later is raised once, by the
-        next call of any thread. See `video.live.Live` for what is survived.
+        next call of any thread. See `live.sources.LiveSource` for what is survived.
         """
         name = os.fspath(source)
 
@@ -145,6 +145,8 @@ class Stream:
                 deadline_s=self._settings.deadline_s,
                 start_s=start_s,
                 format=format,
+                deinterlace=self._settings.deinterlace,
+                tone_map=self._settings.tone_map,
             )
 
         self._ingest.attach(open_at, waits=name != "-" and os.path.isfile(name))

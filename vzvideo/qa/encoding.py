@@ -151,7 +151,13 @@ class CachedEncoder:
         with ExitStack() as opened:
             with clock.stage("decode"):
                 found = opened.enter_context(
-                    frames_of(source, recipe.settings, recipe.frames, recipe.size)
+                    frames_of(
+                        source,
+                        recipe.settings,
+                        recipe.frames,
+                        recipe.size,
+                        on_fetch=lambda done, total: progress("fetch", done, total or 0),
+                    )
                 )
             batches = clock.timed(found.batches, "decode")
             for batch in opened.enter_context(closing(Prefetch(batches))):

@@ -59,6 +59,8 @@ class Recipes:
             "start_s": settings.start_s,
             "end_s": settings.end_s,
             "decoder": settings.hwaccel or settings.decoder,
+            "deinterlace": settings.deinterlace,
+            "tone_map": settings.tone_map,
         }
         size = 2 * self.encoder.preprocess.size  # twice what the tower sees; its own resize follows
         # What a model looks at together is encoded together.
