@@ -665,7 +665,7 @@ import vzvideo
 
 qa = vzvideo.load(sys.argv[1], cache=False, tokens_per_frame=5, max_new_tokens=6)
 encode = qa.encoder.encode
-qa.encoder.encode = lambda *frames, **how: (time.sleep(0.05), encode(*frames, **how))[1]  # a large model
+qa.encoder.encode = lambda *frames, **how: (time.sleep(0.05), encode(*frames, **how))[1]  # slow
 streams = [qa.stream(queue=2, tolerance=0.0) for _ in range(4)]
 waits, ended, plays, endless = streams
 waits.push(np.zeros((48, 64, 3), np.uint8), 0.0)
