@@ -49,12 +49,12 @@ class Door:
         self.open, self.wait_until = threading.Event(), threading.Event()
         self.error: BaseException | None = None
 
-    def __call__(self, frames: FrameBatch, *arguments: Any) -> VisualTokens:
+    def __call__(self, frames: FrameBatch, *arguments: Any, **options: Any) -> VisualTokens:
         self.wait_until.set()
         assert self.open.wait(SLACK_S)
         if self.error is not None:
             raise self.error
-        return self._encode(frames, *arguments)
+        return self._encode(frames, *arguments, **options)
 
 
 @pytest.fixture
@@ -665,7 +665,7 @@ import vzvideo
 
 qa = vzvideo.load(sys.argv[1], cache=False, tokens_per_frame=5, max_new_tokens=6)
 encode = qa.encoder.encode
-qa.encoder.encode = lambda *frames: (time.sleep(0.05), encode(*frames))[1]  # a large model
+qa.encoder.encode = lambda *frames, **how: (time.sleep(0.05), encode(*frames, **how))[1]  # slow
 streams = [qa.stream(queue=2, tolerance=0.0) for _ in range(4)]
 waits, ended, plays, endless = streams
 waits.push(np.zeros((48, 64, 3), np.uint8), 0.0)

