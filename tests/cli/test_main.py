@@ -30,7 +30,10 @@ REFUSED = {
     "a folder": ("{folder}", "a folder; give a video file"),
     "no video": ("{folder}/text.mp4", "not a video"),
     "no tokens": ("{folder}/cut.safetensors", "encode the video again"),
-    "model": ("{clip} --model minni", "choose mini, video-llava-7b, auto, a hub id"),
+    "model": (
+        "{clip} --model minni",
+        "video-llava-7b, auto, a hub id (owner/name) or a checkpoint folder. Did you mean mini?",
+    ),
     "nearest model": ("{clip} --model minni", "Did you mean mini?"),
     "no start": ("{clip} --start soon", "give seconds, or m:s, or h:m:s"),
     "late start": ("{clip} --start 1:00", "the clip from 60 s to the end"),

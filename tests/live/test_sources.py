@@ -553,9 +553,9 @@ def test_a_source_that_falls_silent_is_connected_anew(broadcast: Path) -> None:
 READER = """
 import sys
 from vzvideo.errors import VideoError
-from vzvideo.live.sources import Live
+from vzvideo.live.sources import LiveSource
 try:
-    for pixels, pts_s in Live("-", fps=None, deadline_s=2.0):
+    for pixels, pts_s in LiveSource("-", fps=None, deadline_s=2.0):
         print(pixels.shape[0], f"{pts_s:.2f}", flush=True)
 except VideoError as error:
     print(error.code)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests.video.clips import KINDS, Kind, number_in, write, write_sound
 from vzvideo.errors import SettingsError, VideoError
-from vzvideo.live.sources import Live
+from vzvideo.live.sources import LiveSource
 from vzvideo.video import open_video
 
 BY_NAME = {str(kind): kind for kind in KINDS}
@@ -477,7 +477,7 @@ def test_a_refusal_names_its_reason(
     make(path)
     sources = [str(path)] if suffix == ".mp4" else [str(path), serve(path)]
     for source in sources:
-        for read in (open_video, lambda source: list(Live(source))):
+        for read in (open_video, lambda source: list(LiveSource(source))):
             with pytest.raises(VideoError, match=words) as error:
                 read(source)
             assert error.value.code == code
@@ -551,7 +551,7 @@ def test_a_picture_of_tiles_is_refused_whole(tmp_path: Path) -> None:
         open_video(path)
     assert error.value.code == "tiles"
     with pytest.raises(VideoError, match="a picture in 2 tiles"):
-        list(Live(str(path)))
+        list(LiveSource(str(path)))
 
 
 # -- promised and read

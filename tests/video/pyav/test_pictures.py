@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from tests.video.clips import KINDS, paint, write
-from vzvideo.live.sources import Live
+from vzvideo.live.sources import LiveSource
 from vzvideo.video import VideoInfo, open_video
 from vzvideo.video.pyav.pictures import Orientation
 from vzvideo.video.pyav.tone_mapping import tone_mapped
@@ -40,7 +40,7 @@ def shown(path: Path, **settings: Any) -> tuple[str, tuple[int, int], VideoInfo]
     with open_video(path, **settings) as video:
         (pixels,) = video.frames_at([0.0]).pixels
         info = video.info
-    live, _ = next(iter(Live(str(path), fps=None, **settings)))
+    live, _ = next(iter(LiveSource(str(path), fps=None, **settings)))
     np.testing.assert_array_equal(pixels, live)
     return corners(pixels), (pixels.shape[1], pixels.shape[0]), info
 
@@ -187,7 +187,7 @@ def test_interlaced_pictures_are_made_whole(tmp_path: Path) -> None:
         whole, woven = video.frames_at([0.2]).pixels[0], coded.frames_at([0.2]).pixels[0]
     assert combs(woven) > 5
     assert combs(whole) < 0.1 * combs(woven)
-    live, _ = next(iter(Live(str(path), fps=None, deinterlace=False)))
+    live, _ = next(iter(LiveSource(str(path), fps=None, deinterlace=False)))
     assert combs(live) > 5
 
 
