@@ -113,6 +113,7 @@ def place(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.timeout(900)
 def test_the_commands_of_the_readme_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # not a cluster of another test
     monkeypatch.setattr("sys.stdin", (place / "asked").open("w+"))  # a chat that nobody types into
     run = 0
     for command in commands(ROOT / "README.md"):

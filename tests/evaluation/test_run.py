@@ -58,7 +58,9 @@ def test_rows_table_and_files(qa: VideoQA, questions: list[Question], tmp_path: 
     scores = {(s.kind, s.metric): s for s in evaluation.run(qa, questions, out)}
     assert list(scores) == [
         ("all", "exact"), ("pick", "choice"), ("tell", "CIDEr"), ("tell", "BLEU-4"),
+        ("overall", "right"),
     ]  # fmt: skip
+    assert scores.pop(("overall", "right")).questions == 6
     assert {score.questions for score in scores.values()} == {3}
     rows = pq.read_table(out / "answers.parquet").to_pylist()
     assert [row["id"] for row in rows] == [question.id for question in questions]
@@ -126,18 +128,18 @@ def test_a_stopped_run_goes_on(
 ) -> None:
     whole = evaluation.run(qa, questions, tmp_path / "whole")
     read: list[int] = []
-    language_read = qa.language.read
+    language_prefill = qa.language.prefill
 
     def counting(stop: int) -> Callable[..., Any]:
         def reading(tokens: Any) -> Any:
             if len(read) == stop:
                 raise KeyboardInterrupt
             read.append(1)
-            return language_read(tokens)
+            return language_prefill(tokens)
 
         return reading
 
-    monkeypatch.setattr(qa.language, "read", counting(3))  # a video and its wrong one are two
+    monkeypatch.setattr(qa.language, "prefill", counting(3))  # a video and its wrong one are two
     with pytest.raises(KeyboardInterrupt):
         evaluation.run(qa, questions, tmp_path / "out")
     ledger = tmp_path / "out" / "answers.jsonl"
@@ -145,7 +147,7 @@ def test_a_stopped_run_goes_on(
     with ledger.open("a") as file:
         file.write('{"id": "half a li')
     read.clear()
-    monkeypatch.setattr(qa.language, "read", counting(100))
+    monkeypatch.setattr(qa.language, "prefill", counting(100))
     assert evaluation.run(qa, questions, tmp_path / "out") == whole
     assert len(read) == 4
     rows = [pq.read_table(tmp_path / name / "answers.parquet") for name in ("whole", "out")]

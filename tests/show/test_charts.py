@@ -36,7 +36,7 @@ def test_ticks_are_round_few_and_inside(low: float, span: float, most: int) -> N
     if len(ticks) > 1:
         step = (ticks[-1] - ticks[0]) / (len(ticks) - 1)
         np.testing.assert_allclose(np.diff(ticks), step, rtol=1e-6, atol=slack)
-        digits = f"{step:.6e}".split("e")[0].rstrip("0").rstrip(".")
+        digits = f"{step:.3e}".split("e")[0].rstrip("0").rstrip(".")
         assert digits in ("1", "2", "5")
 
 

@@ -169,8 +169,7 @@ class CachedEncoder:
                 progress("encode", asked, found.asked)
         if not parts:
             raise no_frames(source)
-        lengths = {name: getattr(found.info, name) for name in ("duration_s", "promised_s")}
-        tokens = replace(join(parts), settings=lengths)
+        tokens = replace(join(parts), settings=found.lengths)
         return Encoded(tokens, clock.seconds, False, asked, lost, clock.spans)
 
 

@@ -142,7 +142,7 @@ def inspect_video(
         },
         chosen=chosen,
     )
-    noted = recipe.about | {"asked": asked, "lost": lost}
+    noted = recipe.about | found.lengths | {"asked": asked, "lost": lost}
     return looked, replace(join(parts), settings=noted)
 
 

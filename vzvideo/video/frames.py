@@ -30,6 +30,11 @@ class Frames:
     asked: int
     batches: Iterator[FrameBatch]
 
+    @property
+    def lengths(self) -> dict[str, float | None]:
+        """How long the video is, and how long its header says, as tokens are marked with it."""
+        return {"duration_s": self.info.duration_s, "promised_s": self.info.promised_s}
+
 
 @contextmanager
 def frames_of(
