@@ -37,6 +37,15 @@ TEXT = [
 ]
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny models run fastest, and to the same bit, on one thread of torch."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def small_model(seed: int = 0) -> VideoLlavaForConditionalGeneration:
     """A random Video-LLaVA with CLIP tower and Llama, some 100,000 weights, float32."""
     torch.manual_seed(seed)

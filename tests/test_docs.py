@@ -103,7 +103,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def place(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the pages speak of: a video, a folder of videos, the default model."""
     if weights.locate(catalog.CATALOG["mini"]) is None:
-        pytest.skip("mini has not been pulled")
+        pytest.skip("mini has not been pulled: `vzvideo pull mini` gets it")
     (tmp_path / "clips").mkdir()
     for copy in ("movie.mp4", "clips/a.mp4"):
         shutil.copy(clip, tmp_path / copy)

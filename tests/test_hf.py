@@ -17,21 +17,15 @@ from vzvideo.hf import unzip, visionzip
 from vzvideo.models.families import family_of
 from vzvideo.visionzip import ZipSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 every_case = pytest.mark.parametrize(("name", "what"), tiny.CASES)
+NEEDS_TRAIN = "peft and accelerate come with pip install 'vzvideo[train]'"
 every_family = pytest.mark.parametrize("name", tiny.MODELS)
 # Placeholders are not said: without a picture for them, models refuse to go on.
 SAID: dict[str, Any] = {
     "max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False,
     "suppress_tokens": [3, 4, 13, 16, 17],
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -262,7 +256,7 @@ def test_a_share_is_of_each_pictures_own_cells() -> None:
 
 @torch.no_grad()
 def test_a_peft_model_that_is_zipped_and_a_zipped_one_that_is_wrapped() -> None:
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason=NEEDS_TRAIN)
     about = peft.LoraConfig(target_modules=r".*language_model.*q_proj", task_type="CAUSAL_LM")
     model, given = first("llava")
     short = shortened(model, given, ZipSettings(3, 2, "reference"))
@@ -285,7 +279,7 @@ def test_a_peft_model_that_is_zipped_and_a_zipped_one_that_is_wrapped() -> None:
 
 @torch.no_grad()
 def test_a_model_whose_weights_accelerate_moves(tmp_path: Path) -> None:
-    accelerate = pytest.importorskip("accelerate")
+    accelerate = pytest.importorskip("accelerate", reason=NEEDS_TRAIN)
     for name in ("llava", "llava_onevision", "qwen3_vl"):
         model, given = first(name)
         visionzip(model, dominant=3, contextual=2)
@@ -303,7 +297,7 @@ def test_a_model_whose_weights_accelerate_moves(tmp_path: Path) -> None:
 
 
 def test_a_newline_that_is_not_in_memory_is_named() -> None:
-    accelerate = pytest.importorskip("accelerate")
+    accelerate = pytest.importorskip("accelerate", reason=NEEDS_TRAIN)
     model, given = first("llava_next")
     visionzip(model, dominant=3, contextual=2)
     accelerate.cpu_offload(model, execution_device=torch.device("cpu"))

@@ -187,7 +187,7 @@ def _is_it(kind: Kind, name: str, shown: bool, rng: random.Random) -> Asked:
     if kind == "deed":
         form = rng.choice(("Is someone {}?", "Is the person {}?", "Is anyone {}?"))
     elif kind == "sport":
-        form, name = rng.choice(("Is this {}?", "Is it {}?")), name
+        form = rng.choice(("Is this {}?", "Is it {}?"))
     elif is_plural(name):
         form = rng.choice(("Are there {}?", "Are there any {}?", "Can you see {}?"))
     elif kind == "place":

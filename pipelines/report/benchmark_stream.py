@@ -37,9 +37,9 @@ from pipelines.mini.clips import draw_move, picture
 from pipelines.mini.concepts import CONCEPTS, Concept
 from pipelines.mini.questions import Captioned
 from vzvideo.corpus.manifest import ENDINGS
-from vzvideo.live.ingest import tokens_to_moments
+from vzvideo.live.moments import moments_to_tokens, tokens_to_moments
 from vzvideo.live.sources import LiveSource
-from vzvideo.live.stream import Stream, moments_to_tokens
+from vzvideo.live.stream import Stream
 from vzvideo.models.encoder import Encoder, ZipSettings
 from vzvideo.qa.video_qa import VideoQA
 from vzvideo.types import FrameBatch, Policy
@@ -172,7 +172,7 @@ def needle(qa: VideoQA, photographs: Album, count: int, budget: int) -> dict[str
 def _leaning(qa: VideoQA, photographs: Album, trial: Trial, way: Way, budget: int) -> float:
     """How much likelier yes is than no, nats a token."""
     moments = way(list(trial.frames(photographs)), budget)
-    prefix = qa.language.prefill(moments_to_tokens(moments, qa.encoder.grid, "", {}))
+    prefix = qa.language.prefill(moments_to_tokens(moments, "", {}))
     yes, no = qa.language.log_likelihoods(prefix, trial.question, ["Yes.", "No."])
     return yes - no
 

@@ -213,7 +213,7 @@ def test_a_video_may_be_piped_in(checkpoint: Path, clip: Path, answers: dict[str
     assert done.stderr == ""
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="names are text there")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows names are all Unicode")
 def test_a_name_that_is_no_utf8_is_answered_in_json_too(
     checkpoint: Path, clip: Path, answers: dict[str, str], tmp_path: Path
 ) -> None:

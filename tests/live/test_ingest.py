@@ -24,10 +24,11 @@ from tests.tolerances import FEATURES_F32
 from tests.video.clips import paint
 from tests.waiting import SLACK_S, until
 from vzvideo.errors import ModelError, SettingsError, VideoError
-from vzvideo.live.ingest import COUNTED, Ingest, Stats
+from vzvideo.live.ingest import Ingest
 from vzvideo.live.sources import LiveSource
+from vzvideo.live.stats import COUNTED, Stats
 from vzvideo.models.encoder import Encoder, ZipSettings
-from vzvideo.types import FrameBatch, VisualTokens
+from vzvideo.types import FrameBatch, Policy, VisualTokens
 from vzvideo.visionzip.memory import Memory
 
 ZIP = ZipSettings(dominant=4, contextual=1)
@@ -121,29 +122,23 @@ def full(made: Ingest, door: Door) -> None:
 # -- policies
 
 
-def test_the_newest_are_kept_where_the_oldest_are_dropped(encoder: Encoder) -> None:
+@pytest.mark.parametrize(
+    ("policy", "kept"),
+    [("drop_oldest", [0.0, 3.0, 4.0, 5.0]), ("drop_newest", [0.0, 1.0, 2.0, 3.0])],
+)
+def test_the_policy_says_which_are_kept(
+    policy: Policy, kept: list[float], encoder: Encoder
+) -> None:
     door = Door(encoder, shut=True)
-    with ingest(door, policy="drop_oldest") as made:
+    with ingest(door, policy=policy) as made:
         full(made, door)
         for number in (5, 6):
             made.push(frame(number), float(number - 1))
         assert made.stats == Stats(frames_in=6, dropped=2, waiting=4, lag_s=5.0)
         door.open.set()
         assert made.wait(SLACK_S)
-        assert door.encoded == [0.0, 3.0, 4.0, 5.0]
+        assert door.encoded == kept
         assert made.stats.encoded == 4
-
-
-def test_the_oldest_are_kept_where_the_newest_are_dropped(encoder: Encoder) -> None:
-    door = Door(encoder, shut=True)
-    with ingest(door, policy="drop_newest") as made:
-        full(made, door)
-        for number in (5, 6):
-            made.push(frame(number), float(number - 1))
-        assert made.stats == Stats(frames_in=6, dropped=2, waiting=4, lag_s=5.0)
-        door.open.set()
-        assert made.wait(SLACK_S)
-        assert door.encoded == [0.0, 1.0, 2.0, 3.0]
 
 
 def test_a_frame_that_was_dropped_is_not_taken_for_seen(encoder: Encoder) -> None:

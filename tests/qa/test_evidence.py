@@ -95,7 +95,7 @@ def test_evidence_points_to_the_scene_that_was_asked_about(
 ) -> None:
     """A street and a cartoon's meadow, one after the other, asked of with the real model."""
     if weights.locate(catalog.find("mini")) is None:
-        pytest.skip("mini has not been pulled")
+        pytest.skip("mini has not been pulled: `vzvideo pull mini` gets it")
     clips = {path.name: str(path) for path in real_clips}
     qa = vzvideo.load("mini", device="cpu", cache=False)
     street = qa.encode(clips["bikes.mp4"], frames=4, start_s=2.5, end_s=6.0)

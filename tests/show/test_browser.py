@@ -482,7 +482,7 @@ def test_one_token_is_one_token(opened: Browser) -> None:
 
 def test_mini_on_a_real_clip(browser: Browser, real_clips: list[Path], tmp_path: Path) -> None:
     if weights.locate(catalog.find("mini")) is None:
-        pytest.skip("mini has not been pulled")
+        pytest.skip("mini has not been pulled: `vzvideo pull mini` gets it")
     qa = vzvideo.load("mini", device="cpu", frames=2)
     shown(browser, tmp_path, inspect_video(qa, str(real_clips[0]))[0])
     assert browser.complaints == []

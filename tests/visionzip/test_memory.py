@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import pytest
@@ -20,6 +20,7 @@ untimed = settings(
     deadline=None, max_examples=60
 )  # torch's first call takes longer than any later one
 CHANNELS = 4
+GRID = (16, 16)
 LONG = 3000  # frames: many more than any budget here
 
 
@@ -36,6 +37,7 @@ def moment(
         torch.ones(count),
         start_s,
         start_s if end_s is None else end_s,
+        GRID,
     )
 
 
@@ -104,6 +106,7 @@ def streams(draw: st.DrawFn) -> Stream:
                 torch.ones(count),
                 start_s,
                 end_s,
+                GRID,
             )
         )
     return Stream(stream, draw(st.integers(1, 30)))
@@ -187,6 +190,17 @@ def test_what_was_given_and_what_was_remembered_is_never_written_into(stream: St
         snapshots.append((memory.moments, [t.clone() for t in tensors(memory.moments)]))
     for kept, before in snapshots:
         assert all(map(torch.equal, tensors(kept), before))
+
+
+def test_places_keep_their_share_of_the_frame_in_another_grid() -> None:
+    tall = replace(moment(torch.ones(4, CHANNELS)), patch=torch.tensor([-1, 0, 5, 7]), grid=(4, 2))
+    wide = tall.on_grid((2, 4))
+    assert wide.patch.tolist() == [-1, 0, 6, 6]  # rows 2 and 3 of four are row 1 of two
+    assert wide.grid == (2, 4)
+    later = replace(tall, start_s=1.0, end_s=1.0)
+    memory = Memory(40).add(wide).add(later)
+    assert [each.grid for each in memory.moments] == [(2, 4)] * 2
+    assert memory.moments[1].patch.tolist() == [-1, 0, 6, 6]
 
 
 def test_the_start_is_remembered_however_long_the_stream() -> None:

@@ -12,48 +12,24 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from vzvideo.errors import ModelError, SettingsError
+from vzvideo.live.moments import tokens_to_moments
 from vzvideo.live.sources import LiveSource, downscale, is_similar, thumbnail
+from vzvideo.live.stats import COUNTED, Stats
 from vzvideo.types import FrameBatch, Policy, VisualTokens
 from vzvideo.video.base import SAME_S
-from vzvideo.visionzip.memory import Memory, Moment
+from vzvideo.visionzip.memory import Memory
 
 _STEP_S = 0.04  # from the last frame of one source to the first of the next
 _LOOK_S = 0.5  # how often the encoder looks whether anybody is left to close it
 _CLOSE_S = 0.8  # how long threads are waited for
-
-
-@dataclass(frozen=True)
-class Stats:
-    """How a stream is doing; frames_in = skipped + encoded + dropped + waiting, always.
-
-    skipped: frames that showed nothing new. dropped: those there was no time for. waiting: not yet
-    encoded. lag_s: how far what is remembered is behind what came in. tokens: remembered.
-    covered_s: from the first moment remembered to the last. lost, reconnects: of attached sources:
-    damaged packets and frames, and how often one that had gone was connected anew.
-    """
-
-    frames_in: int = 0
-    skipped: int = 0
-    encoded: int = 0
-    dropped: int = 0
-    waiting: int = 0
-    lag_s: float = 0.0
-    tokens: int = 0
-    covered_s: float = 0.0
-    lost: int = 0
-    reconnects: int = 0
-
-
-COUNTED = ("frames_in", "skipped", "encoded", "dropped", "lost", "reconnects")
 
 
 @dataclass(eq=False)
@@ -438,18 +414,3 @@ def check_policy(policy: str) -> None:
     """SettingsError where there is no such policy."""
     if policy not in get_args(Policy):
         raise SettingsError(f"policy: {policy!r} given, choose {' or '.join(get_args(Policy))}")
-
-
-def tokens_to_moments(tokens: VisualTokens) -> Iterator[Moment]:
-    """Each frame's tokens as a moment of no length, on the CPU."""
-    features = tokens.features.cpu()
-    role, patch = torch.from_numpy(tokens.role), torch.from_numpy(tokens.patch)
-    ends = np.flatnonzero(np.diff(tokens.frame, append=tokens.frames)) + 1
-    first = 0
-    for pts_s, end in zip(tokens.pts_s.tolist(), ends.tolist(), strict=True):
-        count = end - first
-        yield Moment(
-            features[first:end], role[first:end], patch[first:end],
-            torch.full((count,), pts_s, dtype=torch.float64), torch.ones(count), pts_s, pts_s,
-        )  # fmt: skip
-        first = end

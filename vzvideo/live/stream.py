@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from vzvideo.config import ANSWERING, LOADING, Settings
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.live.every import Every
-from vzvideo.live.ingest import Ingest, Stats
+from vzvideo.live.ingest import Ingest
+from vzvideo.live.moments import moments_to_tokens
 from vzvideo.live.sources import LiveSource
+from vzvideo.live.stats import Stats
 from vzvideo.models.language import SHORTEST_ANSWER
 from vzvideo.models.prefix import Prefix, copy_cache
 from vzvideo.qa import store
@@ -226,7 +228,7 @@ class Stream:
             )
         frames = sum(float(moment.weight.sum()) for moment in moments) / self._each
         about = self._about | {"stand_for": round(frames)}
-        return moments_to_tokens(moments, self._qa.encoder.grid, self._source, about)
+        return moments_to_tokens(moments, self._source, about)
 
     def _prefix(self, tokens: VisualTokens, window: bool) -> Prefix:
         """What the model knows after reading `tokens`, for one question to write into.
@@ -319,7 +321,7 @@ class Stream:
         first = 0
         for start_s, end_s, count in more["spans"].tolist():
             part = {name: tensor[first : first + int(count)] for name, tensor in whole.items()}
-            memory = memory.add(Moment(**part, start_s=start_s, end_s=end_s))
+            memory = memory.add(Moment(**part, start_s=start_s, end_s=end_s, grid=tokens.grid))
             first += int(count)
         self._source = tokens.source
         return memory, tokens.settings["counts"]
@@ -363,23 +365,3 @@ def _resolve_time(at_s: float | None, otherwise_s: float, now_s: float) -> float
     if math.isnan(at_s):
         raise SettingsError("since_s, until_s: seconds are needed")
     return now_s + at_s if at_s < 0 else at_s
-
-
-def moments_to_tokens(
-    moments: tuple[Moment, ...], grid: tuple[int, int], source: str, about: dict[str, Any]
-) -> VisualTokens:
-    """Moments as the language model reads them; each token keeps its own time."""
-    whole = {
-        name: torch.cat([getattr(moment, name) for moment in moments]) for name in Moment.TENSORS
-    }
-    pts_s, frame = np.unique(whole["pts_s"].numpy(), return_inverse=True)
-    return VisualTokens(
-        features=whole["features"],
-        frame=frame.astype(np.int32),
-        role=whole["role"].numpy(),
-        patch=whole["patch"].numpy(),
-        pts_s=pts_s,
-        grid=grid,
-        source=source,
-        settings=about,
-    )

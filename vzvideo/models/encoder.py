@@ -48,7 +48,7 @@ class Encoder:
         self.preprocess: Any = preprocess
         self.tower: Any = self.family.vision().eval()
         self.has_cls = self.family.has_frame_cls
-        self.grid = self.family.grid(*preprocess.largest)
+        self.grid = self.family.grid(*preprocess.largest)  # of the largest frame
         self.width = self.family.width
         # Of an uncompressed frame, the CLS counted; the most, where frames differ.
         self.tokens = self.grid[0] * self.grid[1] + self.has_cls
@@ -93,7 +93,6 @@ class Encoder:
             )
         inputs = self.preprocess(torch.from_numpy(frames.pixels), self.device)
         grid = self.family.grid(*inputs.shape[-2:])
-        self.grid = grid  # where frames differ, that of the last ones
         cells = grid[0] * grid[1] + self.has_cls
         if settings.dominant is None or settings.counts(cells, self.has_cls)[0] > cells:
             features = self.hidden(inputs)

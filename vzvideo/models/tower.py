@@ -7,7 +7,7 @@ on that one instance. B pictures, N tokens of the tower (a CLS counted), D chann
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -37,21 +37,30 @@ class Scored(NamedTuple):
     keys: Tensor
 
 
+def of_this_thread(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook that passes over what other threads run: they share the module, and all its hooks."""
+    caller = threading.get_ident()
+
+    def own(*args: Any) -> None:
+        if threading.get_ident() == caller:
+            hook(*args)
+
+    return own
+
+
 @contextmanager
 def watch(attention: Any, heads: int, has_cls: bool) -> Iterator[dict[str, Tensor]]:
     """While an attention module runs, notes its "q" (where there is a CLS, its own alone) and "k",
     each (B, heads, N, d)."""
     seen: dict[str, Tensor] = {}
-    caller = threading.get_ident()  # a hook sees every thread that runs the module
 
     def note(name: str, tokens: int | None) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            if threading.get_ident() == caller:
-                # One row is copied out, or it would keep all the others alive.
-                rows = output if tokens is None else output[:, :tokens].clone()
-                seen[name] = rearrange(rows.detach(), "b n (h d) -> b h n d", h=heads)
+            # One row is copied out, or it would keep all the others alive.
+            rows = output if tokens is None else output[:, :tokens].clone()
+            seen[name] = rearrange(rows.detach(), "b n (h d) -> b h n d", h=heads)
 
-        return hook
+        return of_this_thread(hook)
 
     # InternViT normalises behind the projections; its norms are Identity where there are none.
     queries, keys = (

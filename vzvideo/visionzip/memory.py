@@ -30,6 +30,7 @@ class Moment:
     pts_s (K,) float64: when what a token stands for was first seen.
     weight (K,) float32: of how many tokens it is the mean.
     start_s, end_s: the stretch: when the first of it was seen and when the last.
+    grid: rows and columns of the frame that `patch` counts in.
     """
 
     features: Tensor
@@ -39,19 +40,31 @@ class Moment:
     weight: Tensor
     start_s: float
     end_s: float
+    grid: tuple[int, int]
 
     TENSORS: ClassVar = ("features", "role", "patch", "pts_s", "weight")
 
     def __len__(self) -> int:
         return len(self.role)
 
+    def on_grid(self, grid: tuple[int, int]) -> Moment:
+        """The same with places in another grid: those that lie at the same share of the frame."""
+        if grid == self.grid:
+            return self
+        (rows, columns), of = grid, self.grid
+        row, column = self.patch // of[1], self.patch % of[1]
+        patch = row * rows // of[0] * columns + column * columns // of[1]
+        patch = torch.where(self.patch < 0, self.patch, patch.to(self.patch))  # of a CLS
+        return replace(self, patch=patch, grid=grid)
+
 
 def merge_moments(earlier: Moment, later: Moment, keep: int) -> Moment:
-    """Two neighbouring moments as one of `keep` tokens, or of all where they are fewer."""
+    """Two neighbours of one grid as one of `keep` tokens, or of all where they are fewer."""
     both = {
         name: torch.cat([getattr(earlier, name), getattr(later, name)]) for name in Moment.TENSORS
     }
-    return merge_tokens(Moment(**both, start_s=earlier.start_s, end_s=later.end_s), keep)
+    stretch = Moment(**both, start_s=earlier.start_s, end_s=later.end_s, grid=earlier.grid)
+    return merge_tokens(stretch, keep)
 
 
 def merge_tokens(moment: Moment, keep: int) -> Moment:
@@ -90,7 +103,7 @@ def merge_tokens(moment: Moment, keep: int) -> Moment:
     mean = torch.zeros(keep, summed.shape[1]).index_add_(0, groups, summed) / weight[:, None]
     return Moment(
         mean.to(moment.features.dtype), torch.from_numpy(role[left]), moment.patch[left],
-        moment.pts_s[left], weight, moment.start_s, moment.end_s,
+        moment.pts_s[left], weight, moment.start_s, moment.end_s, moment.grid,
     )  # fmt: skip
 
 
@@ -137,9 +150,13 @@ class Memory:
         return self.moments[-1].end_s if self.moments else -math.inf
 
     def add(self, moment: Moment) -> Memory:
-        """With one more moment, behind all others; ValueError where it is not."""
+        """With one more moment, behind all others; ValueError where it is not.
+
+        Its places are told in the grid of the first, for a camera may change its shape.
+        """
         if moment.start_s < self.end_s:
             raise ValueError(f"a moment at {moment.start_s} s, behind one that ends {self.end_s} s")
+        moment = moment.on_grid(self.moments[0].grid) if self.moments else moment
         moments, changes = [*self.moments, moment], [*self.changes]
         if len(moments) > 1:
             changes.append(change(moments[-2], moment))

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import vzvideo
 from tests.models.families import tiny
 from tests.tolerances import LOGITS_F32
-from tests.waiting import until
+from tests.waiting import SLACK_S, until
 from vzvideo.cli.main import main
 from vzvideo.models import catalog, check, loader, weights
 from vzvideo.models.encoder import NO_COMPRESSION, ZipSettings
@@ -25,16 +26,9 @@ from vzvideo.types import FrameBatch, Role, VisualTokens
 from vzvideo.video.frames import frames_of
 
 NAMES = [name for name in tiny.MODELS if name != "internvl_norm"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 every_family = pytest.mark.parametrize("name", NAMES)
 QUESTION = "What is the man doing?"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +205,32 @@ def test_a_stream_is_watched_and_asked(name: str, qa: VideoQA) -> None:
         answer = stream.ask(QUESTION)
     assert answer.text
     assert 0 < answer.tokens <= 40
+
+
+@every_family
+def test_a_streams_places_are_its_own(name: str, qa: VideoQA, tmp_path: Path) -> None:
+    """Whatever else is encoded meanwhile, and where the stream is gone on with later."""
+    random = np.random.default_rng(0)
+
+    def picture(height: int, width: int) -> NDArray[np.uint8]:
+        return random.integers(0, 256, (height, width, 3), np.uint8)
+
+    with qa.stream(budget=40, tolerance=0) as stream:
+        stream.push(picture(120, 240), 0.0)
+        assert stream.wait(SLACK_S)
+        alone = stream.tokens()
+        qa.encoder.encode(FrameBatch(picture(240, 120)[None], np.zeros(1)), NO_COMPRESSION)
+        assert stream.tokens().grid == alone.grid
+        assert stream.ask(QUESTION).text
+        stream.save(tmp_path / "state.vz.safetensors")
+    with qa.stream(budget=40, tolerance=0, restore=tmp_path / "state.vz.safetensors") as later:
+        assert later.tokens().grid == alone.grid
+        later.push(picture(240, 120), 1.0)  # the camera has been turned
+        assert later.wait(SLACK_S)
+        both = later.tokens()
+        assert both.grid == alone.grid
+        np.testing.assert_array_equal(both.patch[: len(alone)], alone.patch)
+        assert later.ask(QUESTION).text
 
 
 @every_family

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -21,16 +22,9 @@ from vzvideo.models.families.base import Family
 from vzvideo.models.families.items import Kept
 from vzvideo.visionzip import ZipSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 every_case = pytest.mark.parametrize(("name", "what"), tiny.CASES)
 SETTINGS = ZipSettings(4, 2, "mean")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def see(
@@ -229,3 +223,24 @@ def test_items_of_one_shape_are_compressed_at_once(
     monkeypatch.setattr(visionzip, "compress", counted)
     see(family, given, SETTINGS)
     assert len({shape[1] for shape in shapes}) == len(shapes)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+@torch.inference_mode()
+def test_two_threads_may_score_with_one_packed_tower(name: str) -> None:
+    family = family_of(tiny.model(name))
+    edges = [4 * family.core.config.vision_config.patch_size] * 2
+    one, other = torch.rand(2, 2, 3, *edges, generator=torch.Generator().manual_seed(0))
+    expected = family.frames(one)
+
+    def score_something_else(*_: Any) -> None:
+        interruption.remove()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(torch.inference_mode()(family.frames), other).result()
+
+    # Between the moment the scoring block's keys are seen and their use.
+    block: Any = family.vision().blocks[-1]
+    interruption = block.mlp.register_forward_hook(score_something_else)
+    found = family.frames(one)
+    for seen, wanted in zip(found, expected, strict=True):
+        assert torch.equal(seen, wanted)

@@ -20,6 +20,8 @@ class Llava(PictureFamily):
         return int(self.core.config.vision_config.hidden_size)
 
     def layout(self, word: str, times_s: Sequence[float]) -> str:
+        if self.shows == "video":
+            return word
         return "\n".join([word] * len(times_s))  # a frame is a picture
 
     def clip_arguments(

@@ -33,7 +33,7 @@ class LlavaNext(Llava):
         if modality == "video":
             return super().items(modality, given)
         tiles = self.tiles(given)
-        scored = self.tower(modality).score(_real(given["pixel_values"], tiles))
+        scored = self.tower(modality).score(without_padding(given["pixel_values"], tiles))
         has_cls = self.has_cls(modality)
         each = scored.scores.shape[1] - has_cls  # that a tile may show
         # The model's own packing, of numbers in place of features, says where each cell lands.
@@ -69,7 +69,7 @@ class LlavaNext(Llava):
         return [image_size_to_num_patches(each, points, size) for each in given["image_sizes"]]
 
 
-def _real(pixels: Tensor, tiles: list[int]) -> Tensor:
+def without_padding(pixels: Tensor, tiles: list[int]) -> Tensor:
     """(B, most tiles, 3, H, W) -> (T, 3, H, W), without the padding up to most."""
     if pixels.ndim == 4:
         return pixels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,9 +23,6 @@ class LlavaNextVideo(LlavaNext):
     @property
     def pooled(self) -> int:
         return int(self.core.config.spatial_pool_stride)
-
-    def layout(self, word: str, times_s: Sequence[float]) -> str:
-        return word
 
     def preprocess(self, folder: Path) -> Preprocess:
         return Preprocess.from_folder(folder)

@@ -6,14 +6,13 @@ together, and if they are many, shrunk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from vzvideo.models.families.items import Item, Part
-from vzvideo.models.families.llava_next import LlavaNext, _real
+from vzvideo.models.families.llava_next import LlavaNext, without_padding
 from vzvideo.models.prompts import chatml
 from vzvideo.models.tower import Scored
 
@@ -36,9 +35,6 @@ class LlavaOnevision(LlavaNext):
     def width(self) -> int:
         return int(self.core.config.get_text_config().hidden_size)
 
-    def layout(self, word: str, times_s: Sequence[float]) -> str:
-        return word
-
     def template(self, word: str) -> str:
         return chatml(f"{word}\n")
 
@@ -60,7 +56,7 @@ class LlavaOnevision(LlavaNext):
         if modality == "video":
             return super().items(modality, given)
         tiles = self.tiles(given)
-        scored = self.tower(modality).score(_real(given["pixel_values"], tiles))
+        scored = self.tower(modality).score(without_padding(given["pixel_values"], tiles))
         hidden, scores, keys = self.cells(modality, scored)
         # Scores and keys beside the features, through the model's own packing and shrinking.
         beside = torch.cat([hidden, scores[..., None], keys], dim=-1)

@@ -19,7 +19,7 @@ from vzvideo import visionzip
 from vzvideo.models.families.base import Family
 from vzvideo.models.families.items import Item, Part, places
 from vzvideo.models.preprocess import SmartResize
-from vzvideo.models.tower import Scored
+from vzvideo.models.tower import Scored, of_this_thread
 
 
 class PackedFamily(Family):
@@ -178,8 +178,8 @@ class PackedFamily(Family):
             seen["m"] = k
 
         hooks = [
-            attention.register_forward_pre_hook(before, with_kwargs=True),
-            attention.qkv.register_forward_hook(behind),
+            attention.register_forward_pre_hook(of_this_thread(before), with_kwargs=True),
+            attention.qkv.register_forward_hook(of_this_thread(behind)),
         ]
         try:
             yield seen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from vzvideo.models.families.llava import Llava
@@ -15,9 +14,6 @@ class VideoLlava(Llava):
     shows: ClassVar = "video"
     kind: ClassVar = "video"
     towers: ClassVar = {"image": "image_tower", "video": "video_tower"}
-
-    def layout(self, word: str, times_s: Sequence[float]) -> str:
-        return word
 
     def shows_cls(self, modality: str) -> bool:
         return modality == "video" or super().shows_cls(modality)
