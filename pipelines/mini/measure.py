@@ -32,7 +32,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from pipelines.mini import questions
 from pipelines.mini.clips import View
@@ -118,23 +117,10 @@ class Speaker:
             [torch.nn.functional.pad(each, (0, 0, longest - len(each), 0)) for each in prompts]
         )
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-        cache, open_ = DynamicCache(), torch.ones(len(prompts), dtype=torch.bool)
-        given: list[list[int]] = [[] for _ in prompts]
-        for _ in range(MOST):
-            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
-            hidden = self._trainee.language_model(
-                inputs_embeds=embeds, attention_mask=mask, position_ids=positions,
-                past_key_values=cache, use_cache=True,
-            ).last_hidden_state  # fmt: skip
-            token = self._trainee.head(hidden[:, -1]).argmax(-1)
-            for row, one in enumerate(token.tolist()):
-                if open_[row]:
-                    given[row].append(one)
-                    open_[row] = one not in self._language.ends
-            if not open_.any():
-                break
-            embeds = self._trainee.language_model.get_input_embeddings()(token).unsqueeze(1)
-            mask = torch.cat([mask, torch.ones(len(prompts), 1, dtype=mask.dtype)], dim=1)
+        given = self._language.model.generate(
+            inputs_embeds=embeds, attention_mask=mask, max_new_tokens=MOST, do_sample=False,
+            eos_token_id=sorted(self._language.ends), pad_token_id=self._language.pad,
+        )  # fmt: skip
         texts = self._language.tokenizer.batch_decode(given, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
