@@ -112,23 +112,20 @@ def _add(found: Estimate, planner: VideoQA, task: Task, duration_s: float) -> No
     if recipe.settings.sampling == "fps":
         frames = min(frames, len(sampling.fps(start_s, end_s, recipe.settings.fps)))
     each = recipe.compression.tokens_per_frame(planner.encoder.tokens)
-    tower, language = _weights(planner.encoder.tower), _weights(_text_model(planner))
+    groups = -(-frames // planner.encoder.family.frames_per_group)
+    tower, language = _weights(planner.encoder.tower), _weights(planner.language.decoder)
     texts = [planner.language.prompts.length(question.strip() or "?") for _, question in task.asked]
     answers = len(texts) * recipe.settings.max_new_tokens
     found.hours += (end_s - start_s) / 3600
     found.frames += frames
-    found.tokens_before += frames * planner.encoder.tokens
-    found.tokens += frames * each
+    found.tokens_before += groups * planner.encoder.tokens
+    found.tokens += groups * each
     found.prompt += sum(texts)
     found.answers += answers
     # Two operations a weight and token; attention adds little at these lengths.
-    found.operations += 2 * tower * frames * planner.encoder.tokens
+    found.operations += 2 * tower * groups * planner.encoder.tokens
     asked = (sum(texts) + answers) * recipe.settings.num_beams  # each beam reads and says its own
-    found.operations += 2 * language * (frames * each + asked) * bool(texts)
-
-
-def _text_model(planner: VideoQA) -> Any:
-    return planner.language.decoder
+    found.operations += 2 * language * (groups * each + asked) * bool(texts)
 
 
 def _weights(module: Any) -> int:

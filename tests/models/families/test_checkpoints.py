@@ -17,6 +17,9 @@ from tests.models.families import tiny
 from tests.tolerances import LOGITS_F32
 from tests.waiting import SLACK_S, until
 from vzvideo.cli.main import main
+from vzvideo.config import Settings
+from vzvideo.corpus.estimate import estimate
+from vzvideo.corpus.manifest import Task
 from vzvideo.models import catalog, check, loader, weights
 from vzvideo.models.encoder import NO_COMPRESSION, ZipSettings
 from vzvideo.models.families import family_of
@@ -24,6 +27,7 @@ from vzvideo.qa.video_qa import VideoQA
 from vzvideo.show.look import inspect_video
 from vzvideo.types import FrameBatch, Role, VisualTokens
 from vzvideo.video.frames import frames_of
+from vzvideo.video.guarded import Guard
 
 NAMES = [name for name in tiny.MODELS if name != "internvl_norm"]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -231,6 +235,16 @@ def test_a_streams_places_are_its_own(name: str, qa: VideoQA, tmp_path: Path) ->
         assert both.grid == alone.grid
         np.testing.assert_array_equal(both.patch[: len(alone)], alone.patch)
         assert later.ask(QUESTION).text
+
+
+@every_family
+def test_an_estimate_counts_the_tokens_that_are_made(
+    name: str, qa: VideoQA, folders: dict[str, Path], clip: Path
+) -> None:
+    tasks = [Task(str(clip), None, None, (("1", QUESTION),))]
+    settings = Settings(model=str(folders[name]), tokens_per_frame=6, frames=4)
+    found = estimate(tasks, settings, Guard(), say=lambda _: None)
+    assert found.tokens == len(qa.encode(clip, frames=4))
 
 
 @every_family
