@@ -96,8 +96,8 @@ def watch(
         except KeyboardInterrupt:  # how one stops watching
             say("")
         finally:
-            _summary(stream)
             stream.close()
+            _summary(stream)
             if not stream.ended and sys.exc_info()[0] is None:  # nobody waits for a dead camera
                 sys.stdout.flush()
                 os._exit(0)
@@ -223,6 +223,7 @@ def _saving(stream: Stream, path: Path | None) -> Iterator[None]:
     finally:
         over.set()
         saver.join()
+        stream.close()  # nothing more comes in, and what is kept is all that was seen
         save()
 
 

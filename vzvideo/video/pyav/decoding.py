@@ -148,6 +148,9 @@ class FrameDecoder:
         return chain(first, packets)
 
     def _decoded_by(self, packet: Any) -> list[VideoFrame]:
+        if packet.has_sidedata("encryption_info"):  # a decoder may well make noise of it
+            self._damaged.add(_key(packet))
+            return []
         try:
             frames: list[VideoFrame] = packet.decode()
         except av.error.EOFError:
