@@ -151,7 +151,11 @@ class VisualTokens:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer and what it cost; `seconds` per stage: decode, encode, prefill, generate."""
+    """One answer and what it cost.
+
+    seconds: per stage: decode, encode, prefill, generate. yes_probability: of yes, 0..1, where the
+    answer says yes or no and is no part of a conversation.
+    """
 
     text: str
     question: str
@@ -162,6 +166,7 @@ class Answer:
     tokens: int
     seconds: dict[str, float]
     cached: bool = False
+    yes_probability: float | None = None
 
     def __str__(self) -> str:
         return self.text

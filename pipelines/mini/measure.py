@@ -103,6 +103,15 @@ class Speaker:
         gained: list[float] = (losses[0] - losses[1]).tolist()
         return gained
 
+    @torch.inference_mode()
+    def yes_odds(self, features: Tensor, question: str) -> float:
+        """Log odds of yes to no, of the model's own."""
+        embeds = self._prompt(features, question).unsqueeze(0)
+        logits = self._language.model(inputs_embeds=embeds, logits_to_keep=1).logits[0, -1]
+        odds = self._language.yes_no.log_odds(logits)
+        assert odds is not None
+        return odds
+
     def _prompt(self, features: Tensor, question: str) -> Tensor:
         """The embedded prompt (S, width)."""
         words = self._trainee.language_model.get_input_embeddings()

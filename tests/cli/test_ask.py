@@ -59,6 +59,7 @@ def test_json_is_one_object_a_line_and_always_the_same(
             "tokens",
             "seconds",
             "cached",
+            "yes_probability",
             *("duration_s", "promised_s", "asked", "decoded", "lost"),
         ]
         assert (about["asked"], about["decoded"], about["lost"]) == (4, 4, 0)

@@ -25,7 +25,7 @@ SMALL = ["--tokens-per-frame", "5", "--max-new-tokens", "6", "--device", "cpu"]
 FAST = [*SMALL, "--speed", "max"]
 ANSWER = [
     *("answer", "question", "source", "model", "frame_times_s", "tokens_before", "tokens"),
-    *("seconds", "cached", "time_s", "stats"),
+    *("seconds", "cached", "yes_probability", "time_s", "stats"),
 ]
 SLACK_S = 60.0  # for a process, on a busy machine
 SUMMARY = r"(\d+) frames in, (\d+) showed nothing new, (\d+) encoded; (\d+) tokens for 0:\d\d"

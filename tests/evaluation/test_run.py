@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import vzvideo
 from vzvideo.errors import SettingsError
@@ -92,6 +93,7 @@ def test_the_likeliest_option_is_chosen(
     row = pq.read_table(tmp_path / "out" / "answers.parquet").to_pylist()[1]
     assert row["answer"] == OPTIONS[likely.index(max(likely))]
     assert row["answer_score"] == (row["answer"] == OPTIONS[1])
+    assert row["probability"] == pytest.approx(float(torch.tensor(likely).softmax(0).max()))
 
 
 def test_what_the_video_adds_may_decide(

@@ -433,3 +433,16 @@ def test_attended_waits_for_no_answer_in_hand(
         next(iter(pieces))
         with pytest.raises(ModelError, match="still being generated"):
             language.attention_to_video(prefix, QUESTION, "A man.")
+
+
+def test_a_yes_is_as_probable_as_its_first_token(
+    language: LanguageModel, tokens: VisualTokens
+) -> None:
+    prefix = language.prefill(tokens)
+    odds = language.yes_no.log_odds(language.logits(prefix, QUESTION))
+    assert odds is not None
+    for answer in ("Yes.", "no, none"):
+        found = language.yes_probability(prefix, QUESTION, answer)
+        assert found == pytest.approx(torch.tensor(odds).sigmoid().item())
+    assert language.yes_probability(prefix, QUESTION, "Two.") is None
+    assert prefix.cache.get_seq_length() == prefix.length  # as it was

@@ -22,7 +22,11 @@ _CUT_OFF = 0.02  # of what a header promises may be missing; they round
 
 
 def print_stream(
-    asking: AnswerStream, as_json: bool, evidence: bool = False, source: str = ""
+    asking: AnswerStream,
+    as_json: bool,
+    evidence: bool = False,
+    probability: bool = False,
+    source: str = "",
 ) -> None:
     piece = ""
     for piece in asking:
@@ -33,8 +37,16 @@ def print_stream(
     if as_json:
         print_answer(asking.result, as_json, evidence=drawn, encoded=asking.encoded, source=source)
     else:
-        blank = "" if piece.endswith((" ", "\n")) else " "
-        typer.echo(f"{blank}[{drawn}]" if drawn else "")
+        beside = _beside(asking.result, drawn, probability)
+        typer.echo(beside.lstrip() if piece.endswith((" ", "\n")) else beside)
+
+
+def _beside(answer: Answer, evidence: Evidence | None, probability: bool) -> str:
+    """What stands behind an answer."""
+    words = ""
+    if probability and answer.yes_probability is not None:
+        words += f" ({answer.yes_probability:.2f})"
+    return f"{words} [{evidence}]" if evidence else words
 
 
 def print_answer(
@@ -43,6 +55,7 @@ def print_answer(
     *,
     labelled: bool = False,
     evidence: Evidence | None = None,
+    probability: bool = False,
     encoded: Encoded | None = None,
     source: str = "",
 ) -> None:
@@ -59,7 +72,7 @@ def print_answer(
         about |= evidence.about() if evidence else {}
         echo_json({"answer": about.pop("text"), **about})
     else:
-        text = f"{answer.text} [{evidence}]" if evidence else answer.text
+        text = answer.text + _beside(answer, evidence, probability)
         typer.echo(f"{answer.question}\n  {text}" if labelled else text)
 
 

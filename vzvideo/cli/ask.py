@@ -34,6 +34,9 @@ def ask(
     evidence: Annotated[
         bool, typer.Option("--evidence", help="Also the times that an answer was drawn from.")
     ] = False,
+    probability: Annotated[
+        bool, typer.Option("--probability", help="Of yes, beside an answer of yes or no.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Ask a video one or more questions, or several videos the same."""
@@ -51,7 +54,9 @@ def ask(
             raise
         failed = False
         for name, path in zip(videos, paths, strict=True):
-            asking = _Asking(qa, name, path, questions, evidence, as_json, len(videos) > 1)
+            asking = _Asking(
+                qa, name, path, questions, evidence, probability, as_json, len(videos) > 1
+            )
             try:
                 asking.ask()
             except VzVideoError as error:
@@ -74,6 +79,7 @@ class _Asking:
     path: str
     questions: list[str]
     evidence: bool
+    probability: bool
     as_json: bool
     one_of_several: bool
     stage: str = "encode"
@@ -93,7 +99,7 @@ class _Asking:
                 answers = qa.ask_many(encoded, self.questions)
         if not several:
             self.stage = "generate"
-            print_stream(asking, self.as_json, self.evidence, source=self.name)
+            print_stream(asking, self.as_json, self.evidence, self.probability, source=self.name)
             print_facts(asking.result, asking.encoded)
             return
         for answer in answers:
@@ -103,6 +109,7 @@ class _Asking:
                 self.as_json,
                 labelled=True,
                 evidence=drawn,
+                probability=self.probability,
                 encoded=encoded,
                 source=self.name,
             )

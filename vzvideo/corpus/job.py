@@ -128,7 +128,8 @@ def ask(
     check_format(format)
     planner = load_planner(settings, say)
     out = absolute(out)
-    job = _Job(planner, out, format, "id", "video", "start_s", "end_s", "question", "answer")
+    job = _Job(planner, out, format, "id", "video", "start_s", "end_s", "question", "answer",
+               "yes_probability")  # fmt: skip
     works, unplannable = [], []
     stored = read_index(absolute(tokens), planner) if tokens is not None else None
     if stored and any(each.file and each.about != job.encoding for each in stored.values()):
@@ -153,7 +154,7 @@ def ask(
                 row |= item.facts
                 match item.texts[place]:
                     case str(text):
-                        row["answer"] = text
+                        row |= {"answer": text, "yes_probability": item.yes_probabilities[place]}
                     case error, message:
                         row |= {"error": error, "message": message}
             made.append(row)

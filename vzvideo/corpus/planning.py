@@ -33,6 +33,7 @@ def output_schema(*names: str) -> dict[str, Any]:
     types = {"start_s": pa.float64(), "end_s": pa.float64(), "frames": pa.int32()}
     types |= {"frame_times_s": pa.list_(pa.float64()), "tokens": pa.int32()}
     types |= {"tokens_before": pa.int32()} | dict.fromkeys(_SECONDS, pa.float64())
+    types |= {"yes_probability": pa.float64()}
     provenance = ("model", "settings", "version", "vzvideo", "frames", "frame_times_s")
     names = (*names, "error", "message", *provenance, "tokens_before", "tokens", *_SECONDS)
     return {name: types.get(name, pa.string()) for name in names}

