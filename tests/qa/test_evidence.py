@@ -22,26 +22,46 @@ shares = st.lists(st.floats(0, 1), min_size=1, max_size=40).filter(lambda all: s
 
 
 def drawn(frames: list[float], every_s: float = 1.0) -> Evidence:
-    given = np.array(frames)
-    return evidence(given, np.arange(len(given)), every_s * np.arange(len(given), dtype=float))
+    """Of an answer of one token that is as likely from each frame alone."""
+    with np.errstate(divide="ignore"):
+        nats = np.log(frames)
+    numbers = np.arange(len(nats))
+    return evidence(nats.tolist(), 1, np.ones(len(nats)), numbers, every_s * numbers)
 
 
 @given(st.data())
 def test_shares_add_up_to_one_by_token_and_by_frame(data: st.DataObject) -> None:
     each = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=8))
     frame = np.repeat(np.arange(len(each)), each)
-    values = st.lists(st.floats(0, 100), min_size=len(frame), max_size=len(frame))
-    attended = np.array(data.draw(values.filter(lambda all: sum(all) > 1e-3)), np.float32)
-    found = evidence(attended, frame, np.arange(len(each), dtype=float))
+    values = st.lists(st.floats(0.01, 100), min_size=len(frame), max_size=len(frame))
+    attended = np.array(data.draw(values), np.float32)
+    nats = data.draw(st.lists(st.floats(-900, 0), min_size=len(each), max_size=len(each)))
+    found = evidence(nats, 3, attended, frame, np.arange(len(each), dtype=float))
+    assert found.frames.sum() == pytest.approx(1)
     assert found.tokens.sum() == pytest.approx(1)
-    for number in range(len(each)):
-        expected = attended[frame == number].astype(float).sum() / attended.astype(float).sum()
-        assert found.frames[number] == pytest.approx(expected)
+    assert np.bincount(frame, found.tokens) == pytest.approx(found.frames)
+
+
+def test_a_share_is_how_probable_a_frame_makes_the_answer() -> None:
+    nats = np.log([0.2, 0.6])
+    numbers = np.arange(2)
+    found = evidence(nats.tolist(), 1, np.ones(2), numbers, numbers.astype(float))
+    assert found.frames == pytest.approx([0.25, 0.75])
+    # Forty words that follow from each other are no forty proofs.
+    long = evidence((10 * nats).tolist(), 40, np.ones(2), numbers, numbers.astype(float))
+    assert long.frames == pytest.approx(found.frames)
+
+
+def test_within_a_frame_the_share_goes_where_was_looked() -> None:
+    found = evidence([0.0, 0.0], 1, np.array([1, 3, 0, 0]), np.array([0, 0, 1, 1]), np.arange(2.0))
+    assert found.frames == pytest.approx([0.5, 0.5])
+    assert found.tokens == pytest.approx([0.125, 0.375, 0.25, 0.25])
 
 
 def test_frames_without_a_token_have_no_share() -> None:
-    found = evidence(np.array([1.0, 3.0]), np.array([0, 2]), np.arange(4.0))
-    assert found.frames.tolist() == [0.25, 0, 0.75, 0]
+    nats = np.log([0.1, 0.3]).tolist()
+    found = evidence(nats, 1, np.ones(2), np.array([0, 2]), np.arange(4.0))
+    assert found.frames == pytest.approx([0.25, 0, 0.75, 0])
 
 
 @given(shares)
@@ -55,10 +75,10 @@ def test_spans_cover_exactly_the_frames_that_stand_out(frames: list[float]) -> N
         assert begun > ended + 1.0
 
 
-def test_what_is_alike_everywhere_is_called_so() -> None:
+def test_where_nothing_stands_out_it_is_said() -> None:
     for frames in ([1.0], [0.5, 0.5], [1.2, 1.0, 0.8]):
         assert drawn(frames).spans_s == []
-        assert str(drawn(frames)) == "the whole of it alike"
+        assert str(drawn(frames)) == "no part stands out"
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_an_empty_question_costs_a_conversation_nothing(qa: VideoQA, clip: Path)
 # -- evidence, and what is encoded already
 
 
-def test_evidence_is_what_the_answer_attended_to(qa: VideoQA, clip: Path) -> None:
+def test_evidence_is_what_makes_the_answer_likely(qa: VideoQA, clip: Path) -> None:
     encoded = qa.encode_timed(clip, frames=4)
     answer = qa.ask(encoded, "What happens?")
     found = qa.evidence(encoded, answer)
@@ -148,8 +148,14 @@ def test_evidence_is_what_the_answer_attended_to(qa: VideoQA, clip: Path) -> Non
     np.testing.assert_allclose(found.frames, found.tokens.reshape(4, 5).sum(1))
     np.testing.assert_array_equal(found.pts_s, encoded.tokens.pts_s)
     prefix, _ = qa.prefill(encoded.tokens)
-    attended = qa.language.attention_to_video(prefix, "What happens?", answer.text)
-    np.testing.assert_allclose(found.tokens, attended, rtol=1e-5)
+    asked = (prefix, "What happens?", answer.text)
+    nats, length = qa.language.frame_log_likelihoods(*asked, encoded.tokens.frame)
+    likely = np.exp(np.array(nats) * min(1, 4 / length))
+    np.testing.assert_allclose(found.frames, likely / likely.sum(), rtol=1e-5)
+    # Within a frame by where the answer looked.
+    attended = qa.language.attention_to_video(*asked).numpy().reshape(4, 5)
+    within = found.tokens.reshape(4, 5) / found.frames[:, None]
+    np.testing.assert_allclose(within, attended / attended.sum(1, keepdims=True), rtol=1e-5)
     # By tokens as by what they came in, and again later; and the answer stays what it was.
     np.testing.assert_array_equal(qa.evidence(encoded.tokens, answer).tokens, found.tokens)
     assert qa.ask(encoded, "What happens?").text == answer.text

@@ -81,11 +81,12 @@ def look(
 
 
 def drawn(seen: Inspection, seed: int = 0) -> Evidence:
-    """An answer's attention, most of it on the second frame (or the only one)."""
+    """An answer drawn from the second frame (or the only one) most of all."""
     frame = np.repeat(np.arange(seen.frames), seen.chosen)
     attended = np.random.default_rng(seed).uniform(0.5, 1, len(frame))
-    attended[frame == min(1, seen.frames - 1)] *= 4
-    return evidence(attended, frame, seen.pts_s)
+    nats = np.zeros(seen.frames)
+    nats[min(1, seen.frames - 1)] = 1.4
+    return evidence(nats.tolist(), 1, attended, frame, seen.pts_s)
 
 
 def answer(question: str = "What is the man doing?", text: str = "A man rides a bike.") -> Answer:

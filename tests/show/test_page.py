@@ -259,7 +259,7 @@ def test_evidence_that_is_alike_everywhere() -> None:
     seen = made.look(4)
     alike = Evidence(np.full(36, 1 / 36), np.full(4, 0.25), seen.pts_s)
     text = page(seen, made.answer(), alike)
-    assert "Drawn from the whole of it alike" in text
+    assert "No part stands out" in text
     assert len({high for _, _, high in bars(text, "evidence")}) == 1
 
 

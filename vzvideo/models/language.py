@@ -11,7 +11,9 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import (
     DynamicCache,
@@ -171,15 +173,15 @@ class LanguageModel:
     def attention_to_video(self, prefix: Prefix, question: str, answer: str) -> Tensor:
         """How strongly `answer` attends to each visual token: (V,) float32, summing to 1.
 
-        Over its tokens, the heads, and the last third of the layers: those before hardly tell two
-        scenes apart (`pipelines.studies.evidence` measures it). Reads question and answer once
+        Over its tokens, the heads, and the last third of the layers. Of the frames it says little:
+        the first and the last draw most, whatever is asked. Reads question and answer once
         more, in plain attention, for the fused kind keeps no weights. `prefix` stays as it was.
         """
-        said = self.tokenizer(answer, add_special_tokens=False).input_ids
+        said = self._tokens(answer)
         with self._using(prefix):
             known, cache = prefix.cache.get_seq_length(), copy_cache(prefix.cache)
             ids = torch.cat([self.prompt_ids(prefix, question)[:, known:], self._row(said)], dim=1)
-        video = prefix.ids[0] == self.video_token if prefix.visual is None else prefix.visual
+        video = self._visual(prefix)
         asking = ids.shape[1] - len(said) - 1  # what stands last before a token predicts it
         if asking:
             self.model(input_ids=ids[:, :asking], **cache_argument(cache), logits_to_keep=1)
@@ -309,32 +311,71 @@ class LanguageModel:
                 return [error]
         return [self.answer_each(prefix, [question], **options)[0] for question in questions]
 
-    @torch.inference_mode()
     def log_likelihoods(self, prefix: Prefix, question: str, answers: list[str]) -> list[float]:
         """How likely each answer to a first question is: mean log-probability a token, nats.
 
         The token that ends an answer counts as one of its own. `prefix` stays as it was.
         """
+        said = [[*self._tokens(text), self.end] for text in answers]
+        return [float(each.mean()) for each in self._continued(prefix, question, said)]
+
+    def frame_log_likelihoods(
+        self, prefix: Prefix, question: str, answer: str, frame: NDArray[np.integer]
+    ) -> tuple[list[float], int]:
+        """How likely each frame by itself makes `answer` to a first question, nats; and of how many
+        tokens that is.
+
+        All the other frames' tokens are hidden from question and answer. Of an answer that says yes
+        or no: how likely a yes is, whichever it says. `prefix` stays as it was.
+
+        frame: (V,), the frame of each visual token; those that have one count, in order.
+        """
+        video = self._visual(prefix)
+        shown = torch.from_numpy(frame).to(self.device)
+        frames = shown.unique()
+        visible = torch.ones((len(frames), len(video)), dtype=torch.long, device=self.device)
+        visible[:, video] = (shown == frames[:, None]).long()
+        if yes_or_no(answer) is not None:
+            told = self._logits_behind(prefix, question, [[]] * len(frames), visible)
+            found = [self.yes_no.log_probability(each[0]) for each in told]
+            if None not in found:
+                return [each for each in found if each is not None], 1
+        said = self._tokens(answer)
+        told = self._continued(prefix, question, [said] * len(frames), visible)
+        return [float(each.sum()) for each in told], len(said)
+
+    def _continued(
+        self, prefix: Prefix, question: str, said: list[list[int]], visible: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """Log-probabilities of the tokens of each text behind a first question."""
+        logits = self._logits_behind(prefix, question, [text[:-1] for text in said], visible)
+        for each, text in zip(logits, said, strict=True):
+            wanted = torch.tensor(text, device=self.device)
+            yield each.log_softmax(-1).gather(1, wanted[:, None])[:, 0]
+
+    @torch.inference_mode()
+    def _logits_behind(
+        self, prefix: Prefix, question: str, texts: list[list[int]], visible: Tensor | None
+    ) -> Iterator[Tensor]:
+        """Scores (tokens of the text + 1, vocabulary) of what follows a first question and each
+        token of a text, float32; visible: (texts, tokens of `prefix`), where None is hidden 0."""
         tail = self.prompts.opening(question)[1]
-        said = [
-            [*self.tokenizer(text, add_special_tokens=False).input_ids, self.end]
-            for text in answers
-        ]
-        longest = len(tail) + max(map(len, said)) - 1
+        longest = len(tail) + max(map(len, texts))
         self._check(prefix.length + longest)
-        scores: list[float] = []
         rows = max(1, _BATCH_TOKENS // (prefix.length + longest))
         with self._using(prefix):
-            for first in range(0, len(said), rows):
-                some = said[first : first + rows]
+            for first in range(0, len(texts), rows):
+                some = texts[first : first + rows]
                 ids = torch.full((len(some), longest), self.pad, device=self.device)
-                mask = torch.zeros(
+                mask = torch.ones(
                     (len(some), prefix.length + longest), dtype=torch.long, device=self.device
                 )
-                for row, answer in enumerate(some):
-                    text = [*tail, *answer[:-1]]
-                    ids[row, : len(text)] = torch.tensor(text, device=self.device)
-                    mask[row, : prefix.length + len(text)] = 1
+                if visible is not None:
+                    mask[:, : prefix.length] = visible[first : first + rows]
+                for row, text in enumerate(some):
+                    whole = [*tail, *text]
+                    ids[row, : len(whole)] = torch.tensor(whole, device=self.device)
+                    mask[row, prefix.length + len(whole) :] = 0
                 logits = self.model(
                     input_ids=ids,
                     attention_mask=mask,
@@ -342,11 +383,16 @@ class LanguageModel:
                     **self.family.following(prefix.length, ids, prefix.ahead),
                     logits_to_keep=longest - len(tail) + 1,
                 ).logits.float()
-                for row, answer in enumerate(some):
-                    wanted = torch.tensor(answer, device=self.device)
-                    each = logits[row, : len(answer)].log_softmax(-1)
-                    scores.append(float(each.gather(1, wanted[:, None]).mean()))
-        return scores
+                for row, text in enumerate(some):
+                    yield logits[row, : len(text) + 1]
+
+    def _tokens(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def _visual(self, prefix: Prefix) -> Tensor:
+        """Where of a prefix's tokens (S,) the video's are."""
+        return prefix.ids[0] == self.video_token if prefix.visual is None else prefix.visual
 
     def _answer_batch(self, prefix: Prefix, tails: list[list[int]], how: Generation) -> list[str]:
         longest = max(map(len, tails))

@@ -44,7 +44,14 @@ class YesNo:
 
     def probability(self, logits: Tensor) -> float | None:
         """Of yes, 0..1; None as in `log_odds`."""
+        log = self.log_probability(logits)
+        return None if log is None else math.exp(log)
+
+    def log_probability(self, logits: Tensor) -> float | None:
+        """Of yes, nats; None as in `log_odds`."""
         odds = self.log_odds(logits)
-        if odds is None:
-            return None
-        return 0.5 * (1 + math.tanh((self.scale * odds + self.shift) / 2))  # a safe sigmoid
+        return None if odds is None else -_softplus(-(self.scale * odds + self.shift))
+
+
+def _softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))

@@ -1,10 +1,13 @@
 """Which moments of a video an answer was drawn from, and how times are told to people.
 
-Knows no model: it is given how strongly an answer attended to each visual token.
+Where a model attends is mostly a matter of place: the first and the last frame, whatever is asked.
+So each frame is asked by itself, the others hidden, how likely it makes the answer. Knows no model:
+it is given that, and how strongly the answer attended to each visual token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +17,18 @@ from numpy.typing import NDArray
 from vzvideo.words import format_time
 
 _STANDS_OUT = 1.25  # times an even share
+# Tokens of an answer follow from each other: a long one counts no more than so many.
+_INDEPENDENT = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What an answer drew on.
+    """What an answer was drawn from.
 
-    tokens: float64 (N,), the share of each visual token; they sum to 1.
-    frames: float64 (T,), the same by frame. pts_s: float64 (T,), seconds.
+    frames: float64 (T,), the share of each frame: how probable it is that the answer came of this
+        one, had it come of one alone. They sum to 1.
+    tokens: float64 (N,), the same by visual token: a frame's share by where in it was looked.
+    pts_s: float64 (T,), seconds.
     """
 
     tokens: NDArray[np.float64]
@@ -54,17 +61,29 @@ class Evidence:
         for ends in self.spans_s:
             first, last = (format_time(time_s, tenths) for time_s in ends)
             words.append(first if first == last else f"{first}-{last}")
-        return ", ".join(words) or "the whole of it alike"
+        return ", ".join(words) or "no part stands out"
 
 
 def evidence(
-    attended: NDArray[np.floating], frame: NDArray[np.integer], pts_s: NDArray[np.float64]
+    log_likelihoods: Sequence[float],
+    length: int,
+    attended: NDArray[np.floating],
+    frame: NDArray[np.integer],
+    pts_s: NDArray[np.float64],
 ) -> Evidence:
-    """attended (N,), not negative, and the frame (N,) of each token -> their shares."""
-    shares = attended.astype(np.float64)
-    shares = shares / max(shares.sum(), np.finfo(float).tiny)
-    frames = np.bincount(frame, shares, len(pts_s)).astype(np.float64)
-    return Evidence(shares, frames, pts_s)
+    """Shares of frames and tokens.
+
+    log_likelihoods: of an answer of `length` tokens, nats, from each frame that has a token, alone.
+    attended: (N,), not negative, to each token; frame: (N,), the frame of each.
+    """
+    nats = np.array(log_likelihoods, np.float64) * min(1.0, _INDEPENDENT / max(length, 1))
+    likely = np.exp(nats - nats.max())
+    with_tokens, place = np.unique(frame, return_inverse=True)
+    frames = np.zeros(len(pts_s))
+    frames[with_tokens] = likely / likely.sum()
+    weights = attended.astype(np.float64) + np.finfo(float).tiny  # even where nothing was looked at
+    tokens = frames[frame] * weights / np.bincount(place, weights)[place]
+    return Evidence(tokens, frames, pts_s)
 
 
 def needs_tenths(pts_s: NDArray[np.float64]) -> bool:

@@ -290,10 +290,11 @@ class VideoQA:
         return max(map(validate_question, questions), key=self.language.prompts.length)
 
     def evidence(self, source: Source, answer: Answer) -> Evidence:
-        """Which frames and tokens of a video `answer` was drawn from: where the language model
-        looked while it answered.
+        """Which frames and tokens of a video `answer` was drawn from: those that make it likely by
+        themselves. Of an answer of yes or no, those that make a yes likely, whichever it says.
 
-        Costs reading question and answer once more; what was read of the last video is known yet.
+        Costs reading question and answer once for each frame; what was read of the last video is
+        known yet.
 
         Args:
             source: the tokens that were asked, in memory or in a file; not the video itself, of
@@ -308,8 +309,10 @@ class VideoQA:
             )
         tokens = encoded.tokens
         prefix, _ = self.prefill(tokens)
-        attended = self.language.attention_to_video(prefix, answer.question, answer.text)
-        return evidence(attended.cpu().numpy(), tokens.frame, tokens.pts_s)
+        language, asked = self.language, (prefix, answer.question, answer.text)
+        likely, length = language.frame_log_likelihoods(*asked, tokens.frame)
+        attended = language.attention_to_video(*asked).cpu().numpy()
+        return evidence(likely, length, attended, tokens.frame, tokens.pts_s)
 
     def chat(self, source: Source, *, progress: Progress | None = None, **changes: Any) -> Chat:
         """A conversation about one video; later questions do not pay for it again."""

@@ -51,7 +51,7 @@ def page(look: Inspection, answer: Answer | None = None, evidence: Evidence | No
 def _asked(look: Inspection, answer: Answer, evidence: Evidence | None) -> str:
     drawn = ""
     if evidence is not None:
-        drawn = f"Drawn from {escape(str(evidence))}, at {look.chosen} tokens a frame"
+        drawn = f"{escape(_told(evidence))}, at {look.chosen} tokens a frame"
         drawn = f'<p class="soft">{drawn}</p>'
     return (
         f'<div class="asked"><p class="soft">{escape(answer.question)}</p>'
@@ -177,7 +177,11 @@ def _borders(pts_s: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _timeline_says(look: Inspection, evidence: Evidence | None) -> str:
     words = f"Timeline of {_frames(look)}"
-    return f"{words}; the answer drew on {evidence}" if evidence is not None else words
+    return words if evidence is None else f"{words}; answer: {_told(evidence).lower()}"
+
+
+def _told(evidence: Evidence) -> str:
+    return f"Drawn from {evidence}" if evidence.spans_s else str(evidence).capitalize()
 
 
 def _frames(look: Inspection) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from vzvideo.corpus.manifest import Task
 from vzvideo.models import catalog, check, loader, weights
 from vzvideo.models.encoder import NO_COMPRESSION, ZipSettings
 from vzvideo.models.families import family_of
+from vzvideo.models.prefix import copy_cache
 from vzvideo.qa.video_qa import VideoQA
 from vzvideo.show.look import inspect_video
 from vzvideo.types import FrameBatch, Role, VisualTokens
@@ -186,6 +188,41 @@ def test_likelihoods_are_those_of_the_answers_said(name: str, qa: VideoQA, clip:
     assert len(said) == 1
     end = language.log_likelihoods(prefix, QUESTION, ["A"])[0]
     assert end < float(first[said[0]]) / 2 + 1e-3
+
+
+@every_family
+@torch.inference_mode()
+def test_a_frame_by_itself_is_told_nothing_of_the_others(
+    name: str, qa: VideoQA, clip: Path
+) -> None:
+    language, tokens = qa.language, qa.encode(clip, frames=4)
+    prefix = language.prefill(tokens)
+    frame = np.unique(tokens.frame, return_inverse=True)[1]
+    for answer in ("A man rides.", "Yes."):
+        before, _ = language.frame_log_likelihoods(prefix, QUESTION, answer, frame)
+        assert len(before) == frame.max() + 1
+        # Other keys and values where the others are, and it says the same.
+        spoilt = replace(prefix, cache=copy_cache(prefix.cache))
+        assert prefix.visual is not None
+        others = prefix.visual.nonzero()[:, 0][torch.from_numpy(frame != 1)]
+        for layer in spoilt.cache.layers:
+            for held in (layer.keys, layer.values):
+                held[..., others, :] = torch.randn(held[..., others, :].shape)
+        after, _ = language.frame_log_likelihoods(spoilt, QUESTION, answer, frame)
+        assert after[1] == pytest.approx(before[1], abs=LOGITS_F32)
+        assert after[0] != pytest.approx(before[0], abs=LOGITS_F32)
+    # Of one frame nothing is hidden.
+    alone = qa.encode(clip, frames=1)
+    prefix = language.prefill(alone)
+    ((yes,), _), ((said,), length) = (
+        language.frame_log_likelihoods(prefix, QUESTION, answer, alone.frame)
+        for answer in ("Yes.", "A")
+    )
+    assert length == 1
+    scores = language.logits(prefix, QUESTION)
+    assert yes == pytest.approx(language.yes_no.log_probability(scores), abs=LOGITS_F32)
+    token = language.tokenizer("A", add_special_tokens=False).input_ids[0]
+    assert said == pytest.approx(float(scores.log_softmax(-1)[token]), abs=LOGITS_F32)
 
 
 @every_family
