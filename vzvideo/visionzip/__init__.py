@@ -6,6 +6,7 @@ arXiv 2412.04467. Nothing in this folder knows a model, a file or a frame.
 
 from vzvideo.visionzip.budget import Budget, plan, split_tokens
 from vzvideo.visionzip.scores import attention_received, cls_attention, mean_keys
+from vzvideo.visionzip.temporal import ZippedClip, static_windows, uniqueness, zip_clip
 from vzvideo.visionzip.zip import NO_COMPRESSION, Zipped, ZipSettings, compress
 
 __all__ = [
@@ -13,10 +14,14 @@ __all__ = [
     "Budget",
     "ZipSettings",
     "Zipped",
+    "ZippedClip",
     "attention_received",
     "cls_attention",
     "compress",
     "mean_keys",
     "plan",
     "split_tokens",
+    "static_windows",
+    "uniqueness",
+    "zip_clip",
 ]
