@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,5 +122,21 @@ def test_an_estimate_adds_up_what_a_job_would_take(folder: Path, checkpoint: Pat
     assert (wide.tokens, wide.answers) == (found.tokens, found.answers)
     assert wide.operations > found.operations
     assert "2 videos cannot be read" in str(found)
+    assert found.seconds is not None
+    assert found.seconds > 0
+    assert re.search(r"^about .* on this machine", str(found), re.M)
+    indexed = [replace(task, asked=()) for task in tasks]
+    assert estimate.estimate(indexed, settings, Guard(), say=lambda _: None).seconds
+
+
+def test_without_weights_no_time_can_be_told(folder: Path, checkpoint: Path) -> None:
+    bare = folder / "bare"
+    shutil.copytree(checkpoint, bare, ignore=shutil.ignore_patterns("*.safetensors*"))
+    tasks = [Task(str(folder / "a.mp4"), None, None, (("1", "Who?"),))]
+    settings = Settings(model=str(bare), tokens_per_frame=5, frames=4)
+    found = estimate.estimate(tasks, settings, Guard(), say=lambda _: None)
+    assert (found.seconds, found.frames) == (None, 4)
+    assert found.untold == f"the weights of {bare} are not here"
+    assert f"cannot be told: {found.untold}" in str(found)
     with pytest.raises(SettingsError, match="one try"):
         Guard(tries=0)

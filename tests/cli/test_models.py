@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.cli.command import Command
 from vzvideo.models.catalog import CATALOG
 
@@ -14,11 +16,26 @@ def test_models_are_listed(vz: Command) -> None:
     assert table.status == 0
     for name in CATALOG:
         assert re.search(rf"^{name} +no ", table.out, re.MULTILINE)
+    assert len(table.out.splitlines()) == 1 + len(CATALOG)  # whole lines where it is piped
+    for card in CATALOG.values():
+        assert card.about in table.out
     listed = vz("models", "--json").objects
     assert [about["name"] for about in listed] == list(CATALOG)
     for about in listed:
         assert about["folder"] is None
         assert about["licence"]
+
+
+def test_on_a_terminal_models_are_folded_between_words(
+    vz: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal then
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = re.sub(r"\x1b\[[\d;]*m", "", vz("models").out).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) > 1 + len(CATALOG)
+    for name in CATALOG:
+        assert any(line.startswith(f"{name} ") for line in lines)
 
 
 def test_pull_tells_what_is_missing(vz: Command, tmp_path: Path) -> None:

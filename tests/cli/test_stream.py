@@ -398,3 +398,10 @@ def test_help(vz: Command) -> None:
     assert (said.status, said.err) == (0, "")
     for option in ("--ask", "--every", "--since", "--speed", "--budget", "--state", "--policy"):
         assert option in said.out
+
+
+def test_help_lists_nothing_that_is_refused(vz: Command) -> None:
+    of_files, listed = vz("ask", "--help").out, vz("watch", "--help").out
+    for option in ("frames", "start", "end", "sampling", "decoder", "hwaccel"):
+        assert re.search(rf"^\W+--{option} ", of_files, re.M)
+        assert not re.search(rf"^\W+--{option} ", listed, re.M)

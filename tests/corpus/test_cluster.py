@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
-from vzvideo.corpus.cluster import Pool, plan_actors
+from vzvideo.corpus.cluster import Pool, RayError, check_listens, plan_actors
 from vzvideo.corpus.stages import Answer, Decode, Encode, WriteTokens
 
 DECODE = Pool(Decode, (), cpus=1.0)
@@ -58,3 +60,19 @@ def test_beside_a_gpu_decoding_grows_with_the_cluster() -> None:
 def test_a_small_pool_takes_no_more_than_it_wants() -> None:
     assert plan_actors([DECODE, ENCODE, KEEP], 999, 4.0, 0, 8e9)[2][0] == 0.05
     assert plan_actors([ANSWER], 999, 4.0, 0, 8e9)[0][0] == 1.0
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        check_listens(address, said.append)
+        check_listens(f"ray://{address}", said.append)
+    assert [address in line for line in said] == [True, True]
+    for dead in (address, f"ray://{address}", "127.0.0.1:99999"):
+        with pytest.raises(RayError, match=f"RAY_ADDRESS={dead}: no Ray cluster answers there"):
+            check_listens(dead, said.append)
+    said.clear()
+    for word in ("", "auto", "local"):
+        check_listens(word, said.append)
+    assert not said

@@ -112,18 +112,69 @@ def test_an_interrupted_download_from_the_hub_is_not_here(
     assert weights.locate(card) == folder
 
 
-def test_a_hub_out_of_reach_is_one_line(tmp_path: Path) -> None:
-    code = (
-        "from vzvideo.errors import ModelError\n"
-        "from vzvideo.models import catalog, weights\n"
-        "try: weights.pull(catalog.find('owner/model'))\n"
-        "except ModelError as error: print(error.code, error)\n"
-    )
-    nowhere = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "*"}
-    done = run(code, nowhere)
-    assert done.stdout.startswith("download owner/model could not be fetched ("), done.stderr
-    assert "check the name and the network" in done.stdout
-    assert len(done.stdout.splitlines()) == 1
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Refuses as the hub does: what it does not know, and what it gives only to some."""
+
+    def do_GET(self) -> None:
+        name = self.path.split("/")[4].partition("?")[0]
+        status, *why = {
+            "unknown": (401, "X-Error-Code", "RepoNotFound"),
+            "gated": (401, "X-Error-Code", "GatedRepo"),
+            "forbidden": (403, "X-Error-Message", "no"),
+            "expired": (401, "X-Error-Message", "Invalid credentials in Authorization header"),
+            "broken": (418, "X-Error-Message", "a teapot"),
+        }[name]
+        self.send_response(status)
+        self.send_header(*why)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts the hub at an address, with nothing of it on the disk."""
+    from huggingface_hub import constants
+
+    def hub_at(url: str) -> None:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        monkeypatch.setattr(constants, "ENDPOINT", url)  # read from there once, at import
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "*")
+    return hub_at
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("unknown", "unknown_model", "is not on the hub: check the name"),
+        ("gated", "gated", "is not given to everybody: accept its terms"),
+        ("forbidden", "gated", "is not given to everybody"),
+        ("expired", "gated", "the hub refuses your token"),
+        ("broken", "download", "could not be fetched (Client error '418"),
+    ],
+)
+def test_what_the_hub_does_not_give_is_told_apart(
+    hub_at: Callable[[str], None], name: str, code: str, said: str
+) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        hub_at(f"http://127.0.0.1:{server.server_port}")
+        error = refused(partial(weights.pull, catalog.find(f"owner/{name}")))
+        server.shutdown()
+    assert error.code == code
+    assert str(error).startswith(f"owner/{name}")
+    assert said in str(error)
+
+
+def test_a_hub_out_of_reach_is_one_line(hub_at: Callable[[str], None]) -> None:
+    hub_at("http://127.0.0.1:9")
+    error = refused(partial(weights.pull, catalog.find("owner/model")))
+    assert "http://127.0.0.1:9 cannot be reached (" in str(error)
+    assert error.code == "unreachable"
 
 
 # -- mini from a folder

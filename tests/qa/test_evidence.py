@@ -48,8 +48,10 @@ def test_a_share_is_how_probable_a_frame_makes_the_answer() -> None:
     found = evidence(nats.tolist(), 1, np.ones(2), numbers, numbers.astype(float))
     assert found.frames == pytest.approx([0.25, 0.75])
     # Forty words that follow from each other are no forty proofs.
-    long = evidence((10 * nats).tolist(), 40, np.ones(2), numbers, numbers.astype(float))
-    assert long.frames == pytest.approx(found.frames)
+    four = evidence((nats / 4).tolist(), 4, np.ones(2), numbers, numbers.astype(float))
+    forty = evidence((nats / 4).tolist(), 40, np.ones(2), numbers, numbers.astype(float))
+    assert four.frames == pytest.approx(found.frames)
+    assert forty.frames == pytest.approx(found.frames)
 
 
 def test_within_a_frame_the_share_goes_where_was_looked() -> None:

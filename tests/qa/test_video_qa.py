@@ -149,8 +149,11 @@ def test_evidence_is_what_makes_the_answer_likely(qa: VideoQA, clip: Path) -> No
     np.testing.assert_array_equal(found.pts_s, encoded.tokens.pts_s)
     prefix, _ = qa.prefill(encoded.tokens)
     asked = (prefix, "What happens?", answer.text)
-    nats, length = qa.language.frame_log_likelihoods(*asked, encoded.tokens.frame)
-    likely = np.exp(np.array(nats) * min(1, 4 / length))
+    told, neutral = qa.language.frame_log_likelihoods(
+        *asked[:2], [answer.text, "Something is shown."], encoded.tokens.frame
+    )
+    length = len(qa.language.tokenizer(answer.text, add_special_tokens=False).input_ids)
+    likely = np.exp(np.subtract(told, neutral) * min(length, 4))
     np.testing.assert_allclose(found.frames, likely / likely.sum(), rtol=1e-5)
     # Within a frame by where the answer looked.
     attended = qa.language.attention_to_video(*asked).numpy().reshape(4, 5)

@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +22,7 @@ from tests.video.clips import KINDS, Kind, number_in, write, write_sound
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.live.sources import LiveSource
 from vzvideo.video import open_video
+from vzvideo.video.fetching import fetch
 
 BY_NAME = {str(kind): kind for kind in KINDS}
 DEADLINE_S = 0.5
@@ -304,12 +305,16 @@ def test_a_pause_is_no_silence(make: Callable[[str], tuple[Kind, Path]]) -> None
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves one file, in parts if there are `ranges`, until `silent_after` requests."""
+    """Serves one file, in parts if there are `ranges`, until `silent_after` requests.
+
+    refusals: statuses, and Retry-After, of the first answers.
+    """
 
     path_served: ClassVar[Path]
     ranges: ClassVar[bool] = True
     silent_after: ClassVar[float] = np.inf
     requests: ClassVar[int] = 0
+    refusals: ClassVar[Sequence[tuple[int, str | None]]] = ()
     over: ClassVar[threading.Event]
 
     def do_GET(self) -> None:
@@ -318,6 +323,14 @@ class Handler(BaseHTTPRequestHandler):
         kind.requests += 1
         if kind.requests > self.silent_after:
             self.over.wait(30)
+            return
+        if kind.requests <= len(self.refusals):
+            status, wait = self.refusals[kind.requests - 1]
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            if wait is not None:
+                self.send_header("Retry-After", wait)
+            self.end_headers()
             return
         wanted = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
         first = int(wanted[1]) if wanted and self.ranges else 0
@@ -433,6 +446,35 @@ def test_what_is_no_video_is_no_video_once_it_is_fetched(
 ) -> None:
     (tmp_path / "text.mp4").write_text("All work and no play makes Jack a dull boy.\n" * 100)
     assert code_of(serve(tmp_path / "text.mp4", ranges=False), 5) == "invalid"
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_busy_server_is_asked_again(
+    make: Callable[[str], tuple[Kind, Path]], serve: Callable[..., str], status: int
+) -> None:
+    _, path = make("29.97.mkv")
+    busy = {"refusals": [(status, None)]}
+    with open_video(path) as file, open_video(serve(path, **busy), deadline_s=5) as video:
+        np.testing.assert_array_equal(video.frames_at([0.5]).pixels, file.frames_at([0.5]).pixels)
+    assert list(LiveSource(serve(path, **busy), deadline_s=5))
+    fetched = fetch(serve(path, **busy), deadline_s=5)
+    assert fetched.read_bytes() == path.read_bytes()
+    fetched.unlink()
+
+
+@pytest.mark.parametrize(("wait", "said"), [(None, ""), ("90", r" \(90 s, it says\)")])
+def test_a_server_that_stays_busy_is_named(
+    index_last: Path, temporary: Path, serve: Callable[..., str], wait: str | None, said: str
+) -> None:
+    """Where it says to wait for longer than the deadline, that is not tried."""
+    most = 2 if wait else 9  # the second to find out what it says
+    for read in (open_video, fetch, lambda url, deadline_s: list(LiveSource(url, deadline_s=2))):
+        with pytest.raises(
+            VideoError, match=f"503 Service Unavailable: try again later{said}$"
+        ) as got:
+            read(serve(index_last, refusals=[(503, wait)] * most), deadline_s=2)  # type: ignore[operator]
+        assert got.value.code == "unavailable"
     assert not list(temporary.iterdir())
 
 

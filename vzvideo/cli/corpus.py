@@ -31,7 +31,7 @@ _Memory = Annotated[float, typer.Option(min=1, help="GiB that decoding a video m
 _Tries = Annotated[int, typer.Option(min=1, help="Tries of a video that kills its decoder.")]
 _Retry = Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")]
 _DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what all of it would take; read headers only.")
+    bool, typer.Option("--dry-run", help="Say what all of it would take, by headers and a trial.")
 ]
 
 

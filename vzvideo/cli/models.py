@@ -11,6 +11,8 @@ import typer
 from vzvideo.cli.options import Json, echo_json, echo_path, progress_bars
 from vzvideo.errors import SettingsError
 
+_UNFOLDED = 1000  # columns, more than any line takes
+
 
 def models(as_json: Json = False) -> None:
     """List the models: what there is, what is here, how large, which licence."""
@@ -27,12 +29,15 @@ def models(as_json: Json = False) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("model", "here", "download", "licence", "what it is"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, no_wrap=heading in ("model", "here", "download"))
     for card, folder in rows:
         size = f"{card.size_mb} MB" if card.size_mb < 1000 else f"{card.size_mb / 1000:.1f} GB"
         size = size if card.size_mb else "?"
         table.add_row(card.name, "yes" if folder else "no", size, card.licence, card.about)
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a line a model, for grep
+        console.width = _UNFOLDED
+    console.print(table)
 
 
 def pull(

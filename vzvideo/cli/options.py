@@ -9,10 +9,11 @@ import functools
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -39,6 +40,14 @@ def _option(panel: str, kind: Any, about: str, *flags: str, **more: Any) -> tupl
 
 def _switch(panel: str, flag: str, about: str) -> tuple[Any, Any]:
     return Annotated[bool, typer.Option(flag, help=about, rich_help_panel=panel)], False
+
+
+def _unlisted(annotation: Any, default: Any) -> tuple[Any, Any]:
+    """An option as it is, but for `--help`, which does not list it."""
+    kind, option = get_args(annotation)
+    option = copy(option)
+    option.hidden = True
+    return Annotated[kind, option], default
 
 
 _TIME = "seconds, or as in 1:23.5"
@@ -102,11 +111,18 @@ _CALLED = {
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 
 
-def with_settings(**more: tuple[Any, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the shared options and hands it `settings` made of them."""
+def with_settings(
+    *, unlisted: Collection[str] = (), **more: tuple[Any, Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the shared options and hands it `settings` made of them.
+
+    unlisted: those that say nothing to this command: `--help` leaves them out, and the command
+        says why where one is given.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         shared = _SHARED | more | _RUNNING
+        shared |= {name: _unlisted(*shared[name]) for name in unlisted}
         kind = inspect.Parameter.KEYWORD_ONLY
         hints = get_type_hints(command, include_extras=True)
         parameters = [

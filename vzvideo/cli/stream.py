@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from vzvideo.types import Answer
 
 _SAVE_S = 60.0  # how often the state is saved
+# Options for which frames of a file to look at, and how to read it.
+_OF_FILES = ("frames", "start", "end", "sampling", "decoder", "hwaccel", "no_cache")
 
 
-@with_settings(**ANSWERING)
+@with_settings(unlisted=_OF_FILES, **ANSWERING)
 def watch(
     source: Annotated[
         str, typer.Argument(help="rtsp, http, udp or tcp URL, file, /dev/video0, or - for stdin.")

@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from vzvideo.corpus.stages import Stage, Work
 from vzvideo.errors import VzVideoError
 
 OBJECT_STORE_GIB = 2.0  # of a Ray that is started here; frames on their way lie there
+_CONNECT_S = 10.0  # until a cluster's address counts as dead
 _MOST_ACTORS = 1000  # of a pool
 _WORTH, _WORTH_A_MODEL = 2, 8  # videos: for fewer it does not pay to start one more actor
 _CPUS_BESIDE_GPU = 0.1  # of an actor that works on a GPU
@@ -60,16 +62,17 @@ def connect(say: Callable[[str], None]) -> Iterator[None]:
     quiet: Any = {"log_to_driver": debug}
     quiet["logging_level"] = logging.INFO if debug else logging.ERROR
     terminated = signal.getsignal(signal.SIGTERM)
+    address = os.environ.get("RAY_ADDRESS", "")
+    check_listens(address, say)
     # What its libraries print as they start is of no use to anyone; errors come as exceptions.
     with nullcontext() if debug else _silenced(2):
-        address = os.environ.get("RAY_ADDRESS", "")
         joined = address != "local"
         try:
             if joined:
                 ray.init(address=address or "auto", **quiet)
-        except ConnectionError:
+        except (ConnectionError, ValueError) as error:
             if address:  # whoever names a cluster wants no other
-                raise RayError(f"RAY_ADDRESS={address}: no Ray cluster answers there") from None
+                raise _no_cluster(address, error) from None
             joined = False
         if not joined:
             store = int(OBJECT_STORE_GIB * (1 << 30))
@@ -86,6 +89,27 @@ def connect(say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_listens(address: str, say: Callable[[str], None]) -> None:
+    """Says which cluster is about to be joined. RayError where nobody listens at its address: Ray
+    itself would try for minutes, and say nothing."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():  # none, or a word of Ray's, such as "auto"
+        return
+    say(f"connecting to the Ray cluster at {address}, which RAY_ADDRESS names")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> RayError:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return RayError(
+        f"RAY_ADDRESS={address}: no Ray cluster answers there ({line}); start one, or set "
+        "RAY_ADDRESS=local for one of your own"
+    )
 
 
 @contextmanager

@@ -31,6 +31,8 @@ class Estimate:
     prompt: tokens of the questions' texts. answers: tokens at most.
     operations: floating-point ones of tower and language model.
     unreadable: videos, or parts, by reason.
+    seconds: on this machine, models loaded, by a trial; None where there was none, and `untold`
+    says why.
     """
 
     videos: int = 0
@@ -43,6 +45,8 @@ class Estimate:
     answers: int = 0
     operations: float = 0.0
     unreadable: Counter[str] = field(default_factory=Counter)
+    seconds: float | None = None
+    untold: str = ""
 
     def __str__(self) -> str:
         lines = [
@@ -59,6 +63,13 @@ class Estimate:
             f"{format_duration(self.operations / _SUSTAINED)} of a GPU that does "
             f"{_SUSTAINED / 1e12:.0f} TFLOP/s; decoding apart"
         )
+        if self.seconds is not None:
+            lines.append(
+                f"about {format_duration(self.seconds)} on this machine, by a trial of one video; "
+                "loading models apart"
+            )
+        else:
+            lines.append(f"how long this machine takes cannot be told: {self.untold}")
         if self.unreadable:
             why = ", ".join(f"{code} {count}" for code, count in self.unreadable.most_common())
             lines.append(f"{pluralize(self.unreadable.total(), 'video')} cannot be read ({why})")
@@ -68,7 +79,7 @@ class Estimate:
 def estimate(
     tasks: Sequence[Task], settings: Settings, guard: Guard, *, say: Callable[[str], None]
 ) -> Estimate:
-    """Opens every video for its header, and adds up what asking it would take."""
+    """Opens every video for its header, and adds up what asking it would take. One is tried."""
     from vzvideo.corpus import planning
     from vzvideo.qa import video_qa as qa
 
@@ -92,6 +103,7 @@ def estimate(
     finally:
         for decoder in decoders:
             decoder.close()
+    readable: list[Task] = []
     for number, task in enumerate(tasks):
         duration_s = parts[number % _AT_ONCE][number // _AT_ONCE]
         found.questions += len(task.asked)
@@ -100,9 +112,30 @@ def estimate(
             continue
         try:
             _add(found, planner, task, duration_s)
+            readable.append(task)
         except VzVideoError as error:
             found.unreadable[error.code] += 1
+    _time(found, planner, readable, guard, say)
     return found
+
+
+def _time(
+    found: Estimate, planner: VideoQA, tasks: list[Task], guard: Guard, say: Callable[[str], None]
+) -> None:
+    """How long it would take here, by trying the first."""
+    from vzvideo.corpus.trial import trial
+
+    if not tasks:
+        found.untold = "no video can be read"
+        return
+    questions = sum(len(task.asked) for task in tasks)
+    say(f"trying {tasks[0].video} on this machine")
+    try:
+        tried = trial(planner, tasks[0], guard)
+    except (VzVideoError, RuntimeError, MemoryError) as error:  # PyTorch's, where memory is short
+        found.untold = " ".join(str(error).split())[:300]
+        return
+    found.seconds = tried.seconds(found.videos, found.frames, found.tokens, questions)
 
 
 def _add(found: Estimate, planner: VideoQA, task: Task, duration_s: float) -> None:

@@ -139,8 +139,7 @@ def ask(
         works += work
         unplannable += failed
     if stored is None:
-        stages = _encoding(planner, guard or Guard())
-        stages.append(_pool(Answer, planner, planner.settings))
+        stages = pools_of(planner, guard or Guard(), answers=True)
     else:
         stages = [_pool(Answer, planner, planner.settings)]
 
@@ -187,7 +186,10 @@ def index(
         work, failed = plan(planner, replace(task, asked=((to_utf8(task.video) + part, ""),)), None)
         works += work
         unplannable += failed
-    stages = [*_encoding(planner, guard or Guard()), Pool(WriteTokens, (out,), cpus=0.05)]
+    stages = [
+        *pools_of(planner, guard or Guard(), answers=False),
+        Pool(WriteTokens, (out,), cpus=0.05),
+    ]
 
     def rows(item: Written | Failed) -> list[dict[str, Any]]:
         ((name, _),) = item.work.task.asked
@@ -382,12 +384,14 @@ def _remaining(work: Work, standing: dict[str, Any]) -> Work:
 # -- the pools
 
 
-def _encoding(planner: VideoQA, guard: Guard) -> list[Pool]:
+def pools_of(planner: VideoQA, guard: Guard, *, answers: bool) -> list[Pool]:
+    """The workers that videos go through, one kind after the other."""
     compression = planner.recipe().compression
-    return [
+    pools = [
         Pool(Decode, (guard,), cpus=1.0),
         _pool(Encode, planner, planner.settings, compression),
     ]
+    return [*pools, _pool(Answer, planner, planner.settings)] if answers else pools
 
 
 def _pool(stage: type[Stage], planner: VideoQA, *arguments: Any) -> Pool:

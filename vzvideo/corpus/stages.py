@@ -200,7 +200,7 @@ class WriteTokens(Stage):
                 storage.write_atomic(storage.join(self._out, file), path.read_bytes())
             except OSError as error:
                 raise SettingsError(f"{self._out}: cannot be written ({error})") from None
-        return Written(item.work, file, _row_facts(item))
+        return Written(item.work, file, row_facts(item))
 
 
 class Answer(Stage):
@@ -229,14 +229,15 @@ class Answer(Stage):
         said = [
             text if isinstance(text, str) else (f"answer:{text.code}", str(text)) for text in texts
         ]
-        return Answered(item.work, said, sure, _row_facts(replace(item, seconds=seconds)))
+        return Answered(item.work, said, sure, row_facts(replace(item, seconds=seconds)))
 
     def _stored(self, uri: str) -> VisualTokens:
         with tempfile.TemporaryDirectory() as scratch:
             return VisualTokens.load(storage.local_copy(uri, Path(scratch)))
 
 
-def _row_facts(item: Encoded) -> dict[str, Any]:
+def row_facts(item: Encoded) -> dict[str, Any]:
+    """What a row says of how a video was looked at."""
     tokens = item.tokens
     return {
         "frames": tokens.frames,

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.video.base import check_file, no_frames, scaled
 from vzvideo.video.clock import Clock
+from vzvideo.video.fetching import retry_options
 from vzvideo.video.pyav.decoding import FrameDecoder
 from vzvideo.video.pyav.demuxer import discard_others, video_streams
 from vzvideo.video.pyav.pictures import Painter, to_pixels
@@ -198,7 +199,7 @@ class LiveSource:
         return chosen
 
     def _open(self) -> InputContainer:
-        options = dict(self._options)
+        options = self._options | retry_options(self._url, self._deadline_s)
         self._heard = time.monotonic()
         try:
             container: Any = av.open(

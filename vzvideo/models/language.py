@@ -320,29 +320,37 @@ class LanguageModel:
         return [float(each.mean()) for each in self._continued(prefix, question, said)]
 
     def frame_log_likelihoods(
-        self, prefix: Prefix, question: str, answer: str, frame: NDArray[np.integer]
-    ) -> tuple[list[float], int]:
-        """How likely each frame by itself makes `answer` to a first question, nats; and of how many
-        tokens that is.
+        self, prefix: Prefix, question: str, answers: list[str], frame: NDArray[np.integer]
+    ) -> list[list[float]]:
+        """How likely each frame by itself makes each answer to a first question: mean
+        log-probability a token, nats. All the other frames are hidden from question and answer.
 
-        All the other frames' tokens are hidden from question and answer. Of an answer that says yes
-        or no: how likely a yes is, whichever it says. `prefix` stays as it was.
-
-        frame: (V,), the frame of each visual token; those that have one count, in order.
+        frame: (V,), the frame of each visual token; those that have one count, in order. `prefix`
+            stays as it was.
         """
+        visible = self._frame_masks(prefix, frame)
+        said = [text for answer in answers for text in [self._tokens(answer)] * len(visible)]
+        seen = self._continued(prefix, question, said, visible.repeat(len(answers), 1))
+        means = [float(each.mean()) for each in seen]
+        return [means[at : at + len(visible)] for at in range(0, len(means), len(visible))]
+
+    def frame_yes_log_probabilities(
+        self, prefix: Prefix, question: str, frame: NDArray[np.integer]
+    ) -> list[float] | None:
+        """The same of a yes; None where the tokenizer does not tell it from a no."""
+        visible = self._frame_masks(prefix, frame)
+        told = self._logits_behind(prefix, question, [[]] * len(visible), visible)
+        found = [self.yes_no.log_probability(each[0]) for each in told]
+        return None if None in found else [each for each in found if each is not None]
+
+    def _frame_masks(self, prefix: Prefix, frame: NDArray[np.integer]) -> Tensor:
+        """(frames, tokens of `prefix`), 0 for those of all other frames."""
         video = self._visual(prefix)
         shown = torch.from_numpy(frame).to(self.device)
         frames = shown.unique()
         visible = torch.ones((len(frames), len(video)), dtype=torch.long, device=self.device)
         visible[:, video] = (shown == frames[:, None]).long()
-        if yes_or_no(answer) is not None:
-            told = self._logits_behind(prefix, question, [[]] * len(frames), visible)
-            found = [self.yes_no.log_probability(each[0]) for each in told]
-            if None not in found:
-                return [each for each in found if each is not None], 1
-        said = self._tokens(answer)
-        told = self._continued(prefix, question, [said] * len(frames), visible)
-        return [float(each.sum()) for each in told], len(said)
+        return visible
 
     def _continued(
         self, prefix: Prefix, question: str, said: list[list[int]], visible: Tensor | None = None

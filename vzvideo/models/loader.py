@@ -63,6 +63,12 @@ def choose_auto(device: str = "auto") -> tuple[str, str]:
     return "mini", "no other model is here, and the hub does not answer"
 
 
+def fits(folder: Path, device: str = "auto") -> bool:
+    """Whether a checkpoint's weights, with room for what they work on, fit this machine."""
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return size * _ROOM < _memory_bytes(_device(device))
+
+
 def _memory_bytes(place: torch.device) -> int:
     if place.type == "cuda":
         return int(torch.cuda.get_device_properties(place).total_memory)

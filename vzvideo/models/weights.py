@@ -24,6 +24,7 @@ from vzvideo.models.families import FAMILIES
 
 # Names of the weights that a family's tokens are made with, in published checkpoints of any age.
 _SEEING = ("vision_", "visual.", "video_tower", "projector", "connector", "image_newline")
+_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 Progress = Callable[[str, int, int], None]  # stage, done, total (bytes or steps)
 
 
@@ -334,12 +335,7 @@ def _pull_hub(card: ModelCard) -> Path:
             )
         )
     except Exception as error:  # the hub's client raises its own and several libraries' errors
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"{card.hub_id} could not be fetched ({line[:200]}); check the name and the network, "
-            "or give a folder that holds the checkpoint",
-            code="download",
-        ) from None
+        raise _refused(card.hub_id, error) from None
     if not _complete(folder):
         raise ModelError(
             f"{card.hub_id}: {folder} lacks config.json or some of the weights (*.safetensors); "
@@ -347,6 +343,40 @@ def _pull_hub(card: ModelCard) -> Path:
             code="download",
         )
     return folder
+
+
+def _refused(hub_id: str, error: Exception) -> ModelError:
+    """What the hub said, or that it said nothing, of a model that was not got."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # the client has looked on the disk for what the hub did not give
+        if not isinstance(error, errors.HfHubHTTPError):
+            return ModelError(
+                f"{hub_id} could not be fetched: {constants.ENDPOINT} cannot be reached "
+                f"({_first_line(error)}); check the network, or give a folder that holds the "
+                "checkpoint",
+                code="unreachable",
+            )
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.GatedRepoError) or status == 403:
+        reason = "is not given to everybody: accept its terms on its page"
+        return ModelError(f"{hub_id} {reason}; {_LOG_IN}", code="gated")
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
+        reason = "is not on the hub: check the name (`vzvideo models` lists those known here)"
+        return ModelError(f"{hub_id} {reason}; if it is private, {_LOG_IN}", code="unknown_model")
+    if status == 401:
+        return ModelError(f"{hub_id}: the hub refuses your token; {_LOG_IN}", code="gated")
+    advice = "try again later" if status else "check the name, the network and the disk"
+    return ModelError(
+        f"{hub_id} could not be fetched ({_first_line(error)}); {advice}, or give a folder that "
+        "holds the checkpoint",
+        code="download",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _ignore(_stage: str, _done: int, _total: int) -> None:

@@ -1,8 +1,9 @@
 """Which moments of a video an answer was drawn from, and how times are told to people.
 
 Where a model attends is mostly a matter of place: the first and the last frame, whatever is asked.
-So each frame is asked by itself, the others hidden, how likely it makes the answer. Knows no model:
-it is given that, and how strongly the answer attended to each visual token.
+So each frame is asked by itself, the others hidden, how much likelier it makes the answer than a
+sentence that says nothing. Knows no model: it is given that, and how strongly the answer attended
+to each visual token.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from vzvideo.words import format_time
 
+NEUTRAL = "Something is shown."
 _STANDS_OUT = 1.25  # times an even share
 # Tokens of an answer follow from each other: a long one counts no more than so many.
 _INDEPENDENT = 4
@@ -65,7 +67,7 @@ class Evidence:
 
 
 def evidence(
-    log_likelihoods: Sequence[float],
+    nats: Sequence[float],
     length: int,
     attended: NDArray[np.floating],
     frame: NDArray[np.integer],
@@ -73,11 +75,12 @@ def evidence(
 ) -> Evidence:
     """Shares of frames and tokens.
 
-    log_likelihoods: of an answer of `length` tokens, nats, from each frame that has a token, alone.
+    nats: by each frame that has a token, alone, how much likelier the answer is than another, a
+        token of its `length`.
     attended: (N,), not negative, to each token; frame: (N,), the frame of each.
     """
-    nats = np.array(log_likelihoods, np.float64) * min(1.0, _INDEPENDENT / max(length, 1))
-    likely = np.exp(nats - nats.max())
+    whole = np.array(nats, np.float64) * min(max(length, 1), _INDEPENDENT)
+    likely = np.exp(whole - whole.max())
     with_tokens, place = np.unique(frame, return_inverse=True)
     frames = np.zeros(len(pts_s))
     frames[with_tokens] = likely / likely.sum()

@@ -17,10 +17,11 @@ from vzvideo.models import catalog, weights
 from vzvideo.models.encoder import Encoder
 from vzvideo.models.language import LanguageModel
 from vzvideo.models.prefix import Prefix
+from vzvideo.models.yes_no import yes_or_no
 from vzvideo.qa import encoding
 from vzvideo.qa.asking import AnswerStream, Chat, validate_question
 from vzvideo.qa.encoding import CachedEncoder, Encoded, Progress, Source, synchronize
-from vzvideo.qa.evidence import Evidence, evidence
+from vzvideo.qa.evidence import NEUTRAL, Evidence, evidence
 from vzvideo.qa.recipe import Recipe, Recipes
 from vzvideo.qa.store import TokenCache
 from vzvideo.types import Answer, Policy, VisualTokens
@@ -290,11 +291,11 @@ class VideoQA:
         return max(map(validate_question, questions), key=self.language.prompts.length)
 
     def evidence(self, source: Source, answer: Answer) -> Evidence:
-        """Which frames and tokens of a video `answer` was drawn from: those that make it likely by
-        themselves. Of an answer of yes or no, those that make a yes likely, whichever it says.
+        """Which frames and tokens of a video `answer` was drawn from: those that make it likelier
+        by themselves. Of an answer of yes or no, those that make a yes likely, whichever it says.
 
-        Costs reading question and answer once for each frame; what was read of the last video is
-        known yet.
+        Costs reading question and answer twice for each frame, of yes or no the question once; what
+        was read of the last video is known yet.
 
         Args:
             source: the tokens that were asked, in memory or in a file; not the video itself, of
@@ -309,10 +310,16 @@ class VideoQA:
             )
         tokens = encoded.tokens
         prefix, _ = self.prefill(tokens)
-        language, asked = self.language, (prefix, answer.question, answer.text)
-        likely, length = language.frame_log_likelihoods(*asked, tokens.frame)
-        attended = language.attention_to_video(*asked).cpu().numpy()
-        return evidence(likely, length, attended, tokens.frame, tokens.pts_s)
+        language, asked, said = self.language, answer.question, answer.text
+        nats, length = None, 1
+        if yes_or_no(said) is not None:
+            nats = language.frame_yes_log_probabilities(prefix, asked, tokens.frame)
+        if nats is None:
+            both = language.frame_log_likelihoods(prefix, asked, [said, NEUTRAL], tokens.frame)
+            nats = [told - neutral for told, neutral in zip(*both, strict=True)]
+            length = len(language.tokenizer(said, add_special_tokens=False).input_ids)
+        attended = language.attention_to_video(prefix, asked, said).cpu().numpy()
+        return evidence(nats, length, attended, tokens.frame, tokens.pts_s)
 
     def chat(self, source: Source, *, progress: Progress | None = None, **changes: Any) -> Chat:
         """A conversation about one video; later questions do not pay for it again."""
@@ -395,7 +402,7 @@ class VideoQA:
         prefix: what was asked; None in a conversation, where the answer is a part of it by now.
         """
         tokens = encoded.tokens
-        yes = prefix and self.language.yes_probability(prefix, question, text)
+        yes = self.language.yes_probability(prefix, question, text) if prefix else None
         return Answer(
             text=text,
             question=question,

@@ -238,8 +238,10 @@ class _Made:
         """`size` tokens of the cells of each of these frames, by VisionZip."""
         at = torch.tensor(rows, device=cells.device)
         dominant, contextual = split_tokens(size) if size < len(cells) else (size, 0)
-        some = (values[at][:, cells] for values in (self._features, scores, keys))
-        zipped = compress(*some, dominant, contextual, merge=merge, has_cls=self._has_cls)
+        features, ranked, alike = (v[at][:, cells] for v in (self._features, scores, keys))
+        zipped = compress(
+            features, ranked, alike, dominant, contextual, merge=merge, has_cls=self._has_cls
+        )
         late = torch.arange(size, device=cells.device) >= dominant
         first = at[:, None].expand(-1, size).flatten()
         self._add(

@@ -24,7 +24,7 @@ from vzvideo.corpus.manifest import Task
 from vzvideo.models import catalog, check, loader, weights
 from vzvideo.models.encoder import NO_COMPRESSION, ZipSettings
 from vzvideo.models.families import family_of
-from vzvideo.models.prefix import copy_cache
+from vzvideo.models.prefix import Prefix, copy_cache
 from vzvideo.qa.video_qa import VideoQA
 from vzvideo.show.look import inspect_video
 from vzvideo.types import FrameBatch, Role, VisualTokens
@@ -198,31 +198,35 @@ def test_a_frame_by_itself_is_told_nothing_of_the_others(
     language, tokens = qa.language, qa.encode(clip, frames=4)
     prefix = language.prefill(tokens)
     frame = np.unique(tokens.frame, return_inverse=True)[1]
-    for answer in ("A man rides.", "Yes."):
-        before, _ = language.frame_log_likelihoods(prefix, QUESTION, answer, frame)
-        assert len(before) == frame.max() + 1
-        # Other keys and values where the others are, and it says the same.
-        spoilt = replace(prefix, cache=copy_cache(prefix.cache))
-        assert prefix.visual is not None
-        others = prefix.visual.nonzero()[:, 0][torch.from_numpy(frame != 1)]
-        for layer in spoilt.cache.layers:
-            for held in (layer.keys, layer.values):
-                held[..., others, :] = torch.randn(held[..., others, :].shape)
-        after, _ = language.frame_log_likelihoods(spoilt, QUESTION, answer, frame)
-        assert after[1] == pytest.approx(before[1], abs=LOGITS_F32)
-        assert after[0] != pytest.approx(before[0], abs=LOGITS_F32)
+
+    def told(prefix: Prefix) -> NDArray[np.floating]:
+        """By a sentence, another one and a yes (3, T)."""
+        said = language.frame_log_likelihoods(prefix, QUESTION, ["A man.", "It is"], tokens.frame)
+        yes = language.frame_yes_log_probabilities(prefix, QUESTION, tokens.frame)
+        assert yes is not None
+        return np.array([*said, yes])
+
+    before = told(prefix)
+    assert before.shape == (3, frame.max() + 1)
+    # Other keys and values where the others are, and it says the same.
+    spoilt = replace(prefix, cache=copy_cache(prefix.cache))
+    assert prefix.visual is not None
+    others = prefix.visual.nonzero()[:, 0][torch.from_numpy(frame != 1)]
+    for layer in spoilt.cache.layers:
+        for held in (layer.keys, layer.values):
+            held[..., others, :] = torch.randn(held[..., others, :].shape)
+    after = told(spoilt)
+    np.testing.assert_allclose(after[:, 1], before[:, 1], atol=LOGITS_F32)
+    assert (abs(after[:, 0] - before[:, 0]) > LOGITS_F32).all()
     # Of one frame nothing is hidden.
-    alone = qa.encode(clip, frames=1)
-    prefix = language.prefill(alone)
-    ((yes,), _), ((said,), length) = (
-        language.frame_log_likelihoods(prefix, QUESTION, answer, alone.frame)
-        for answer in ("Yes.", "A")
-    )
-    assert length == 1
+    tokens = qa.encode(clip, frames=1)
+    prefix = language.prefill(tokens)
     scores = language.logits(prefix, QUESTION)
-    assert yes == pytest.approx(language.yes_no.log_probability(scores), abs=LOGITS_F32)
-    token = language.tokenizer("A", add_special_tokens=False).input_ids[0]
-    assert said == pytest.approx(float(scores.log_softmax(-1)[token]), abs=LOGITS_F32)
+    first = language.tokenizer("A", add_special_tokens=False).input_ids[0]
+    ((said,),) = language.frame_log_likelihoods(prefix, QUESTION, ["A"], tokens.frame)
+    assert said == pytest.approx(float(scores.log_softmax(-1)[first]), abs=LOGITS_F32)
+    yes = language.frame_yes_log_probabilities(prefix, QUESTION, tokens.frame)
+    assert yes == pytest.approx([language.yes_no.log_probability(scores)], abs=LOGITS_F32)
 
 
 @every_family

@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 
 from vzvideo.errors import VideoError
 from vzvideo.video import storage
+from vzvideo.video.fetching import retry_options
 
 _DAMAGE_LIMIT = 500  # failed reads in a row, behind which nothing more is expected
 
@@ -83,7 +84,8 @@ class Demuxer:
         stored = self.path is None and storage.is_filesystem_uri(self.source)
         url: Any = f"file:{self.path}" if self.path else self.source
         url = self._opened_in_store() if stored else url
-        options = {} if self.version else {"rw_timeout": str(round(deadline_s * 1e6))}
+        remote = {"rw_timeout": str(round(deadline_s * 1e6))}
+        options = {} if self.version else remote | retry_options(self.source, deadline_s)
         with self._reading():
             container = av.open(
                 url,

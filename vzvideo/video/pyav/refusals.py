@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vzvideo.errors import VideoError
+from vzvideo.video.fetching import busy, is_web
 
 _HEAD_BYTES = 2**16
 _TAIL_BYTES = 2**20  # MP4 may have its headers there
@@ -32,15 +33,15 @@ def explained(error: VideoError, source: str, path: Path | None, deadline_s: flo
         return error
     try:
         refusal = reason_for(_ends(source, path, deadline_s))
-    except (OSError, ValueError, HTTPException):
-        return error
+    except (OSError, ValueError, HTTPException) as failed:
+        return busy(source, failed) or error
     return VideoError(f"{source}: {refusal.reason}", code=refusal.code) if refusal else error
 
 
 def _ends(source: str, path: Path | None, deadline_s: float) -> bytes:
     """The first bytes of a source, and of a file the last, too."""
     if path is None:
-        if not source.startswith(("http://", "https://")):
+        if not is_web(source):
             return b""
         with urllib.request.urlopen(source, timeout=deadline_s) as answer:
             return bytes(answer.read(_HEAD_BYTES))

@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 from vzvideo.errors import VideoError
 from vzvideo.video.base import SAME_S, no_frames
 from vzvideo.video.clock import Clock
-from vzvideo.video.fetching import OnFetch, fetch, serves_ranges
+from vzvideo.video.fetching import OnFetch, fetch, is_web, serves_ranges
 from vzvideo.video.pyav.decoding import FrameDecoder, Shown
 from vzvideo.video.pyav.demuxer import Demuxer
 from vzvideo.video.pyav.refusals import explained
@@ -109,7 +109,7 @@ class FrameReader:
         try:
             return self._opened()
         except VideoError as error:
-            web = self.source.startswith(("http://", "https://"))
+            web = is_web(self.source)
             if error.code not in ("invalid", "no_frames", "unreadable"):
                 raise
             unread = explained(error, self.source, self._demuxer.path, self._deadline_s)
