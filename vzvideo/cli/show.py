@@ -18,6 +18,7 @@ from vzvideo.cli.options import (
     with_settings,
 )
 from vzvideo.errors import SettingsError
+from vzvideo.words import describe_cropped
 
 
 @with_settings(**ANSWERING)
@@ -68,6 +69,8 @@ def show(
         if ask is not None:
             answer = qa.ask(tokens, question)
             evidence = qa.evidence(tokens, answer)
+    if not as_json and (cropped := describe_cropped(looked.cropped)):
+        say(cropped)
     if answer and not as_json:
         typer.echo(f"{answer.text} [{evidence}]")
     if page:
@@ -84,6 +87,7 @@ def show(
         echo_path(png, err=as_json)
     if as_json:
         about = {"source": video, "model": looked.model} | redundancy.as_dict(looked)
+        about["cropped"] = looked.cropped
         about["frame_times_s"] = [round(float(time_s), 6) for time_s in looked.pts_s]
         if answer and evidence:
             about |= {"question": answer.question, "answer": answer.text}
