@@ -129,7 +129,7 @@ def test_wide_frames_may_be_padded(vz: Command, checkpoint: Path, tmp_path: Path
 def test_frames_the_video_does_not_have_are_told(vz: Command, checkpoint: Path, clip: Path) -> None:
     said = vz("ask", clip, QUESTION, "--model", checkpoint, *SMALL, "--frames", "60")
     assert said.status == 0
-    assert said.line.endswith("; 60 frames asked for, different ones in the video: 40")
+    assert "; 60 frames asked for, different ones in the video: 40;" in said.line
 
 
 def test_evidence_stands_behind_the_answer(

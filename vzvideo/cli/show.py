@@ -69,8 +69,6 @@ def show(
         if ask is not None:
             answer = qa.ask(tokens, question)
             evidence = qa.evidence(tokens, answer)
-    if not as_json and (cropped := describe_cropped(looked.cropped)):
-        say(cropped)
     if answer and not as_json:
         typer.echo(f"{answer.text} [{evidence}]")
     if page:
@@ -93,6 +91,8 @@ def show(
             about |= {"question": answer.question, "answer": answer.text}
             about |= evidence.about()
         echo_json(about)
+    elif cropped := describe_cropped(looked.cropped):
+        say(cropped)
 
 
 def _check(target: Path | None, mark: bytes, kind: str) -> None:
