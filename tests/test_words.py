@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vzvideo.errors import SettingsError
-from vzvideo.words import format_duration, format_time, parse_time, pluralize
+from vzvideo.words import describe_cropped, format_duration, format_time, parse_time, pluralize
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,18 @@ def test_a_clock_never_shows_sixty(time_s: float, tenths: bool) -> None:
 )  # fmt: skip
 def test_how_long_something_takes(time_s: float, text: str) -> None:
     assert format_duration(time_s) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (None, ""), (0.0, ""), (0.04, ""), (0.1234, "12 % of each frame cropped"),
+        (0.25, "25 % of each frame cropped"),
+        (0.4375, "44 % of each frame cropped (--fit pad keeps it)"),
+    ],
+)  # fmt: skip
+def test_what_is_cropped(share: float | None, text: str) -> None:
+    assert describe_cropped(share) == text
 
 
 def test_one_is_not_many() -> None:

@@ -15,10 +15,14 @@ import yaml
 
 from vzvideo.errors import SettingsError
 
+# How a frame becomes the square that a tower looks at; see `models.preprocess`.
+Fit = Literal["crop", "pad", "squash"]
+
 # Settings that say how a video becomes tokens: too late where it has become tokens already.
 ENCODING = {
     *("frames", "tokens_per_frame", "dominant", "contextual", "compress", "merge", "sampling"),
     *("keep", "fps", "start_s", "end_s", "decoder", "hwaccel", "deinterlace", "tone_map"),
+    "fit",
 }
 
 # Settings that say which model is loaded and what it keeps: too late once it is.
@@ -52,6 +56,8 @@ class Settings:
     hwaccel: a device to decode on, "cuda" for one ("pyav" alone).
     deinterlace, tone_map: show interlaced video, and that of high dynamic range (PQ, HLG), as a
         screen does.
+    fit: how a frame becomes the model's square: "crop" (its middle), "pad" (all of it, with bars)
+        or "squash" (all of it, out of shape); None for how the model was trained.
     deadline_s: how long a server or a decoder may stay silent.
     batch: frames encoded at a time.
     device, dtype: "auto", or torch's names ("cuda:1", "bfloat16").
@@ -79,6 +85,7 @@ class Settings:
     hwaccel: str | None = None
     deinterlace: bool = True
     tone_map: bool = True
+    fit: Fit | None = None
     deadline_s: float = 30.0
     batch: int = 4
     device: str = "auto"

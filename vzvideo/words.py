@@ -39,6 +39,16 @@ def format_duration(time_s: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def describe_cropped(share: float | None) -> str:
+    """What of each frame is not seen: '12 % of each frame cropped', and above a quarter how to see
+    it; '' where that is hardly anything, or nobody knows."""
+    percent = round(100 * (share or 0.0))
+    if percent < 5:
+        return ""
+    cure = " (--fit pad keeps it)" if percent > 25 else ""
+    return f"{percent} % of each frame cropped{cure}"
+
+
 def pluralize(number: int, noun: str) -> str:
     """'1 video', '2 videos'; the noun is one that takes an s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

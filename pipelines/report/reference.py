@@ -23,10 +23,11 @@ _HEAD = """\
 Answers go to stdout, progress and facts to stderr, and the exit status is not 0 where anything
 failed. `--json` prints one object on one line for each answer (`answer, question, source, model,
 frame_times_s, tokens_before, tokens, seconds, cached, duration_s, promised_s, asked, decoded,
-lost`; `promised_s` is the length that the file's header promises, more than `duration_s` where it
-breaks off) or failure (`question, source, stage, error, message`). Settings come from the defaults,
-then a YAML file (`--config`, see [configs/](../configs)), then the options. `--debug` shows the
-traceback of an error.
+lost, cropped`; `promised_s` is the length that the file's header promises, more than `duration_s`
+where it breaks off, `cropped` the share of each frame that the model does not see) or failure
+(`question, source, stage, error, message`). Settings come from the defaults, then a YAML file
+(`--config`, see [configs/](../configs)), then the options. `--debug` shows the traceback of an
+error.
 """
 
 

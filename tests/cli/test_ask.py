@@ -27,7 +27,8 @@ def test_the_answer_alone_is_on_stdout(
     assert (said.status, said.out) == (0, answers[QUESTION] + "\n"), said.err
     facts = rf"\[{re.escape(str(checkpoint))}\] 4 frames \(0\.2-1\.4 s\), 68 -> 20 tokens"
     times = ", ".join(rf"{stage} \d+\.\d\d s" for stage in ("decode", "encode", "prefill"))
-    assert re.fullmatch(rf"{facts}, {times}, generate \d+\.\d\d s\n", said.err)
+    cropped = "; 25 % of each frame cropped"  # of 64 x 48 pixels
+    assert re.fullmatch(rf"{facts}, {times}, generate \d+\.\d\d s{cropped}\n", said.err)
 
 
 def test_several_questions_stand_with_their_answers(
@@ -60,9 +61,10 @@ def test_json_is_one_object_a_line_and_always_the_same(
             "seconds",
             "cached",
             "yes_probability",
-            *("duration_s", "promised_s", "asked", "decoded", "lost"),
+            *("duration_s", "promised_s", "asked", "decoded", "lost", "cropped"),
         ]
         assert (about["asked"], about["decoded"], about["lost"]) == (4, 4, 0)
+        assert about["cropped"] == 0.25
         assert about["duration_s"] == pytest.approx(1.6)
         assert list(about["seconds"]) == ["decode", "encode", "prefill", "generate"]
         assert (about["question"], about["answer"]) == (question, answers[question])
@@ -111,10 +113,24 @@ def test_beams_are_followed_where_they_are_asked_for(
     assert "give one of them" in both.line
 
 
+def test_wide_frames_may_be_padded(vz: Command, checkpoint: Path, tmp_path: Path) -> None:
+    wide = replace(clips.KINDS[0], size=(128, 48), frames=8)
+    wide.make(wide, tmp_path / "wide.mp4")
+    ask = ("ask", tmp_path / "wide.mp4", QUESTION, "--model", checkpoint, *SMALL)
+    cropped = vz(*ask)
+    assert cropped.err.endswith("; 62 % of each frame cropped (--fit pad keeps it)\n")
+    padded = vz(*ask, "--fit", "pad")
+    assert (padded.status, "cropped" in padded.err) == (0, False), padded.err
+    (about,) = vz(*ask, "--fit", "pad", "--json").objects
+    assert (about["cropped"], about["cached"], about["lost"]) == (0, True, 0)
+    wrong = vz(*ask, "--fit", "stretch").line
+    assert wrong == ("vzvideo: fit: 'stretch' given, 'crop' or 'pad' or 'squash' or null is needed")
+
+
 def test_frames_the_video_does_not_have_are_told(vz: Command, checkpoint: Path, clip: Path) -> None:
     said = vz("ask", clip, QUESTION, "--model", checkpoint, *SMALL, "--frames", "60")
     assert said.status == 0
-    assert said.line.endswith("; 60 frames asked for, different ones in the video: 40")
+    assert "; 60 frames asked for, different ones in the video: 40;" in said.line
 
 
 def test_evidence_stands_behind_the_answer(

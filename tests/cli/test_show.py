@@ -45,7 +45,8 @@ def files(folder: Path) -> list[str]:
 
 def test_a_page_is_named_after_the_video(show: Command, clip: Path, folder: Path) -> None:
     said = show(clip)
-    assert (said.status, said.out, said.err) == (0, "numbers.html\n", "")
+    assert (said.status, said.out) == (0, "numbers.html\n")
+    assert said.err == "25 % of each frame cropped\n"
     assert files(folder) == ["numbers.html"]
     reader = Reader((folder / "numbers.html").read_text("utf-8"))
     assert (len(reader.data["frames"]), reader.data["chosen"]) == (4, 5)
@@ -85,11 +86,12 @@ def test_json_alone_is_one_line_and_no_page(show: Command, clip: Path, folder: P
     (about,) = said.objects
     assert list(about) == [
         *("source", "model", "attention_by_layer", "budgets", "cosine_to_next_frame"),
-        *("cosine_of_random_patches", "frame_times_s"),
+        *("cosine_of_random_patches", "cropped", "frame_times_s"),
     ]
     assert (about["source"], about["frame_times_s"]) == (str(clip), [0.2, 0.6, 1.0, 1.4])
     assert [budget["tokens_per_frame"] for budget in about["budgets"]] == [5, 9, 17]
     assert len(about["cosine_to_next_frame"]) == 3
+    assert about["cropped"] == 0.25
 
 
 def test_json_with_an_answer_holds_its_evidence(show: Command, clip: Path) -> None:

@@ -25,10 +25,11 @@ SMALL = ["--tokens-per-frame", "5", "--max-new-tokens", "6", "--device", "cpu"]
 FAST = [*SMALL, "--speed", "max"]
 ANSWER = [
     *("answer", "question", "source", "model", "frame_times_s", "tokens_before", "tokens"),
-    *("seconds", "cached", "yes_probability", "time_s", "stats"),
+    *("seconds", "cached", "yes_probability", "time_s", "cropped", "stats"),
 ]
 SLACK_S = 60.0  # for a process, on a busy machine
 SUMMARY = r"(\d+) frames in, (\d+) showed nothing new, (\d+) encoded; (\d+) tokens for 0:\d\d"
+CROPPED = "; 25 % of each frame cropped"  # of 64 x 48 pixels
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def summary(said: Said) -> list[int]:
     """What the last line on stderr counts."""
-    found = re.fullmatch(SUMMARY, said.err.splitlines()[-1])
+    found = re.fullmatch(SUMMARY + CROPPED, said.err.splitlines()[-1])
     assert found, said.err
     return [int(number) for number in found.groups()]
 

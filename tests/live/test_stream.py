@@ -712,6 +712,20 @@ def test_what_was_saved_goes_on(qa: VideoQA, tmp_path: Path) -> None:
         assert_same(whole.memory, restored.memory)
 
 
+@pytest.mark.parametrize(("fit", "share"), [(None, 0.5), ("pad", 0.0)])
+def test_frames_are_fitted_as_the_stream_was_told(qa: VideoQA, fit: Any, share: float) -> None:
+    wide = np.full((50, 100, 3), 200, np.uint8)
+    wide[:, 25:75] = 50
+    with qa.stream(budget=40, fit=fit) as stream:
+        assert stream.cropped is None
+        stream.push(wide, 0.0)
+        assert stream.wait(SLACK_S)
+        assert stream.cropped == share
+        found = stream.tokens()
+    assert found.settings["cropped"] == share
+    torch.testing.assert_close(found.features, qa.encode(wide, fit=fit).features)
+
+
 def test_a_file_goes_on_where_the_saved_one_ended(qa: VideoQA, clip: Path, tmp_path: Path) -> None:
     with qa.stream(fps=5.0) as stream:
         stream.attach(clip)
@@ -776,6 +790,7 @@ def test_what_does_not_fit_is_not_restored(
         (qa, "state", {"tokens_per_frame": 9}, SettingsError, "saved with dominant"),
         (qa, "state", {"compress": False}, SettingsError, "saved with dominant"),
         (qa, "state", {"merge": "mean"}, SettingsError, "saved with merge 'reference'"),
+        (qa, "state", {"fit": "pad"}, SettingsError, "saved with fit None"),
         (qa, "tokens", {}, SettingsError, "Stream.save"),
         (qa, "cut", {}, TokenFileError, "damaged"),
         (qa, "bit", {}, TokenFileError, "damaged"),

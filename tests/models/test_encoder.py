@@ -254,7 +254,8 @@ def test_encode_packs_what_was_kept(kind: str) -> None:
     assert tokens.pts_s.tolist() == [0.5, 0.75, 1.0]
     assert tokens.source == "clip-0.mp4"
     assert tokens.grid == (4, 4)
-    assert tokens.settings == {"dominant": dominant, "contextual": contextual, "merge": "mean"}
+    compressed = {"dominant": dominant, "contextual": contextual, "merge": "mean"}
+    assert tokens.settings == {**compressed, "cropped": round(1 - 70 / 90, 4)}
     assert tokens.tokens_before == 3 * (PATCHES + has_cls)
 
 
@@ -291,6 +292,20 @@ def test_a_batch_is_its_frames_one_by_one(kind: str) -> None:
         here = together.frame == index
         assert alone.patch.tolist() == together.patch[here].tolist()
         assert_same(alone.features, together.features[torch.from_numpy(here)])
+
+
+def test_fitting_frames_otherwise_leaves_the_encoder_as_it_is() -> None:
+    encoder, frames = encoder_of("clip"), random_frames()
+    assert encoder.fitted(None) is encoder.fitted("crop") is encoder
+    before = encoder.encode(frames, ZipSettings(6, 3))
+    padded = encoder.fitted("pad")
+    assert padded.tower is encoder.tower
+    found = padded.encode(frames, ZipSettings(6, 3))
+    own = Encoder(encoder.tower, Preprocess(56, 56, fit="pad"))
+    assert torch.equal(found.features, own.encode(frames, ZipSettings(6, 3)).features)
+    assert found.settings["cropped"] == 0
+    assert torch.equal(encoder.encode(frames, ZipSettings(6, 3)).features, before.features)
+    assert not torch.equal(found.features, before.features)
 
 
 def test_a_stream_is_encoded_as_it_comes() -> None:

@@ -13,10 +13,11 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from tests.tolerances import PILLOW_LEVELS
-from vzvideo.errors import ModelError
+from vzvideo.config import Fit
+from vzvideo.errors import ModelError, SettingsError
 from vzvideo.models.preprocess import CLIP_MEAN, CLIP_STD, Preprocess, SmartResize
 
-SIGLIP = Preprocess(224, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), squash=True)
+SIGLIP = Preprocess(224, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), fit="squash")
 DINOV2 = Preprocess(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 WITHIN = PILLOW_LEVELS + 0.01  # what float32 makes of a level
 
@@ -50,18 +51,26 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 def published(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     """uint8 (H, W, 3) -> (1, 3, crop, crop)."""
     image = Image.fromarray(pixels)
-    if preprocess.squash:
+    if preprocess.fit == "squash":
         size = (preprocess.size, preprocess.size)
+    elif preprocess.fit == "pad":
+        long = max(image.size)
+        size = tuple(round(preprocess.size * edge / long) for edge in image.size)
     else:
         short = min(image.size)
         size = tuple(int(preprocess.size * edge / short) for edge in image.size)
     # Across, then down: the order of every Pillow before 13, which goes down first in tall images.
     for step in ((size[0], image.height), size):
         image = image.resize(step, Image.Resampling.BICUBIC)
-    if not preprocess.squash:
+    if preprocess.fit == "crop":
         crop = preprocess.crop
         left, top = (image.width - crop) // 2, (image.height - crop) // 2
         image = image.crop((left, top, left + crop, top + crop))
+    if preprocess.fit == "pad":
+        colour = tuple(int(255 * each) for each in preprocess.mean)
+        whole = Image.new("RGB", (preprocess.crop, preprocess.crop), colour)
+        whole.paste(image, ((whole.width - image.width) // 2, (whole.height - image.height) // 2))
+        image = whole
     normalised = (np.array(image) / 255 - preprocess.mean) / preprocess.std
     return normalised.transpose(2, 0, 1)[None]
 
@@ -72,7 +81,11 @@ def levels_apart(inputs: torch.Tensor, expected: np.ndarray, preprocess: Preproc
     return float((apart * preprocess.std).max() * 255)
 
 
-@pytest.mark.parametrize("preprocess", [Preprocess(), DINOV2, SIGLIP], ids=["clip", "dino", "sig"])
+@pytest.mark.parametrize(
+    "preprocess",
+    [Preprocess(), DINOV2, SIGLIP, Preprocess(fit="pad"), DINOV2.fitted("squash")],
+    ids=["clip", "dino", "sig", "padded", "squashed"],
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_is_the_published_preprocessing(shape: tuple[int, int], preprocess: Preprocess) -> None:
     pixels = picture(*shape)
@@ -116,7 +129,10 @@ CROP = {"height": 224, "width": 224}
         ({"size": 336, "crop_size": 336}, Preprocess(336, 336)),
         ({"size": {"shortest_edge": 256}, "crop_size": CROP}, Preprocess(256, 224)),
         ({"size": {"height": 224, "width": 224}, **HALVES}, SIGLIP),
-        ({"size": {"height": 96, "width": 96}, "crop_size": CROP}, Preprocess(96, 96, squash=True)),
+        (
+            {"size": {"height": 96, "width": 96}, "crop_size": CROP},
+            Preprocess(96, 96, fit="squash"),
+        ),
         ({"size": 336, "crop_size": None, "image_mean": None}, Preprocess(336, 336)),
         ({}, Preprocess(224, 224, CLIP_MEAN, CLIP_STD)),
     ],
@@ -132,10 +148,55 @@ def test_a_folder_may_hold_its_config_under_either_name(tmp_path: Path, name: st
     assert Preprocess.from_folder(tmp_path) == Preprocess(96, 84)
 
 
-@pytest.mark.parametrize(("size", "crop", "squash"), [(224, 256, False), (384, 224, True)])
-def test_a_crop_that_cannot_be_is_named(size: int, crop: int, squash: bool) -> None:
+@pytest.mark.parametrize(
+    ("size", "crop", "fit"), [(224, 256, "crop"), (384, 224, "squash"), (384, 224, "pad")]
+)
+def test_a_crop_that_cannot_be_is_named(size: int, crop: int, fit: Fit) -> None:
     with pytest.raises(ModelError, match=f"crop {crop} .*{size}"):
-        Preprocess(size, crop, squash=squash)
+        Preprocess(size, crop, fit=fit)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "shape", "share"),
+    [
+        (Preprocess(), (360, 640), 7 / 16),
+        (Preprocess(), (640, 360), 7 / 16),
+        (Preprocess(), (480, 480), 0.0),
+        (DINOV2, (480, 480), 1 - 0.875**2),
+        (Preprocess(fit="pad"), (360, 640), 0.0),
+        (SIGLIP, (360, 640), 0.0),
+        (SIGLIP.fitted("crop"), (480, 640), 0.25),
+        (SmartResize(28, 28**2, 768 * 28**2), (360, 640), 0.0),
+    ],
+)
+def test_what_is_left_out_of_a_frame(
+    preprocess: Preprocess | SmartResize, shape: tuple[int, int], share: float
+) -> None:
+    assert preprocess.cropped(*shape) == pytest.approx(share)
+
+
+def test_another_fit_starts_from_the_square_that_comes_out() -> None:
+    assert DINOV2.fitted(None) is DINOV2.fitted("crop") is DINOV2
+    assert DINOV2.fitted("pad").size == DINOV2.fitted("pad").crop == DINOV2.crop
+    # What SmolVLM's longest edge would leave of a wide frame's height would be scaled up again.
+    in_two_steps = Preprocess(112, 112, fit="squash", longest=112)
+    assert in_two_steps.fitted("crop") == Preprocess(112, 112)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_frames_that_keep_their_shape_are_not_fitted(fit: Fit) -> None:
+    resize = SmartResize(28, 28**2, 768 * 28**2)
+    assert resize.fitted(None) is resize
+    with pytest.raises(SettingsError, match=f"{fit} given.*own shape"):
+        resize.fitted(fit)
+
+
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1)])
+def test_a_sliver_is_padded_to_a_line(shape: tuple[int, int]) -> None:
+    pixels = torch.full((1, *shape, 3), 255, dtype=torch.uint8)
+    square = Preprocess(56, 56, fit="pad").square(pixels)
+    assert square.shape == (1, 3, 56, 56)
+    assert int((square == 255).all(1).sum()) == 56
 
 
 # -- families with ways of their own
@@ -146,7 +207,7 @@ def test_in_two_steps_as_smolvlm_does(shape: tuple[int, int]) -> None:
     """To the longest edge, the other one even, then squashed: with Pillow, step by step."""
     pixels = picture(*shape)
     halves = (0.5, 0.5, 0.5)
-    found = Preprocess(112, 112, halves, halves, squash=True, longest=224, resample="lanczos")(
+    found = Preprocess(112, 112, halves, halves, fit="squash", longest=224, resample="lanczos")(
         torch.from_numpy(pixels)[None]
     )
     height, width = shape

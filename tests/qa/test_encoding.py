@@ -37,6 +37,20 @@ def test_second_ask_decodes_and_encodes_nothing(
         qa.ask(clip, "What happens?", frames=4, merge="mean")
 
 
+def test_frames_fitted_otherwise_are_kept_apart(qa: VideoQA, clip: Path, tmp_path: Path) -> None:
+    cropped, padded = qa.encode(clip, frames=4), qa.encode(clip, frames=4, fit="pad")
+    assert (cropped.settings["cropped"], padded.settings["cropped"]) == (0.25, 0)
+    assert not torch.equal(cropped.features, padded.features)
+    for fit, cached in ((None, cropped), ("crop", cropped), ("pad", padded)):
+        again = qa.encode_timed(clip, frames=4, fit=fit)
+        assert again.cached
+        assert torch.equal(again.tokens.features, cached.features)
+    padded.save(tmp_path / "padded.safetensors")
+    assert vzvideo.VisualTokens.load(tmp_path / "padded.safetensors").settings["fit"] == "pad"
+    with pytest.raises(SettingsError, match="fit: these tokens are encoded already"):
+        qa.ask(padded, "What happens?", fit="pad")
+
+
 def test_an_edited_file_is_encoded_again(qa: VideoQA, clip: Path, tmp_path: Path) -> None:
     movie = tmp_path / "movie.mp4"
     movie.write_bytes(clip.read_bytes())

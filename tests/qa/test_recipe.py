@@ -37,6 +37,15 @@ def test_a_rate_that_makes_too_many_frames_names_one_that_fits(qa: VideoQA, clip
     assert qa.encode(clip, sampling="fps", fps=rate).frames > 1
 
 
+def test_the_mark_names_a_fit_only_where_it_is_not_the_models_own(qa: VideoQA) -> None:
+    usual = qa.recipe()
+    assert "fit" not in usual.about  # nor was it before there was such a setting
+    assert qa.recipe(fit="crop").about == usual.about
+    assert qa.recipe(fit="pad").about == usual.about | {"fit": "pad"}
+    assert qa.recipe(fit="squash").about == usual.about | {"fit": "squash"}
+    assert usual.encoder is qa.encoder
+
+
 @pytest.mark.parametrize("frames", [0, -1, 10**9])
 def test_absurd_frames_are_refused(qa: VideoQA, clip: Path, frames: int) -> None:
     with pytest.raises((SettingsError, BudgetError), match="frames"):

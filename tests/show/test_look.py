@@ -21,7 +21,7 @@ from vzvideo.errors import SettingsError, VideoError
 from vzvideo.models.encoder import Scored
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.qa.video_qa import VideoQA
-from vzvideo.show.look import Inspection, inspect_video, square
+from vzvideo.show.look import Inspection, inspect_video, squares
 from vzvideo.video.frames import frames_of
 from vzvideo.visionzip import compress, split_tokens
 
@@ -76,7 +76,7 @@ def test_shapes_and_facts_are_those_of_the_video(
     assert (looked.source, looked.model) == (str(clip), qa.name)
     assert (looked.frames, looked.grid, looked.tokens, looked.chosen) == (FRAMES, (4, 4), 17, 5)
     np.testing.assert_allclose(looked.pts_s, qa.encode(clip).pts_s)
-    assert looked.pictures.shape == (FRAMES, 48, 48, 3)  # the middle of 64 x 48
+    assert looked.pictures.shape == (FRAMES, 112, 112, 3)  # twice as finely as the tower
     # More tokens than the tower has cannot be asked for.
     assert list(looked.cuts) == [5, 9, 17]
     assert [cut.tokens for cut in looked.cuts.values()] == [5, 9, 17]
@@ -218,6 +218,17 @@ def test_frames_of_changing_size_become_squares_of_one(qa: VideoQA, tmp_path: Pa
     assert looked.pictures.std(axis=(1, 2, 3)).min() > 20
 
 
+def test_the_padded_picture_is_shown_where_it_is_asked_for(
+    qa: VideoQA, looked: Inspection, clip: Path
+) -> None:
+    padded, tokens = inspect_video(changed(qa, fit="pad"), str(clip))
+    assert (looked.cropped, padded.cropped) == (0.25, 0.0)
+    bars = np.array([int(255 * each) for each in qa.encoder.preprocess.mean])
+    assert (padded.pictures[:, 0] == bars).all()  # of 64 x 48 pixels, the first rows
+    assert not (looked.pictures[:, 0] == bars).all()
+    assert torch.equal(tokens.features, qa.encode(clip, fit="pad").features)
+
+
 def test_keeping_all_is_refused_in_one_line(qa: VideoQA, clip: Path) -> None:
     with pytest.raises(SettingsError, match="--no-compress") as error:
         inspect_video(changed(qa, compress=False), str(clip))
@@ -230,27 +241,29 @@ def test_a_file_that_is_no_video_is_refused(qa: VideoQA, tmp_path: Path) -> None
         inspect_video(qa, str(tmp_path / "text.mp4"))
 
 
-@pytest.mark.parametrize("shape", [(40, 90), (90, 40), (64, 64), (41, 57)])
-@pytest.mark.parametrize("crop", [56, 40])
-def test_the_square_is_the_one_that_the_tower_sees(shape: tuple[int, int], crop: int) -> None:
-    """A picture whose levels say where they stand, cut here and by preprocessing."""
+@pytest.mark.parametrize("shape", [(40, 80), (80, 40), (64, 64)])
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        Preprocess(56, 56),
+        Preprocess(56, 40),
+        Preprocess(56, 56, fit="pad"),
+        Preprocess(56, 56, fit="squash"),
+    ],
+)
+def test_the_squares_are_those_that_the_tower_sees(
+    shape: tuple[int, int], preprocess: Preprocess
+) -> None:
+    """A picture whose levels say where they stand, twice as finely."""
     height, width = shape
     rows = np.linspace(0, 255, height).astype(np.uint8)[:, None]
     columns = np.linspace(0, 255, width).astype(np.uint8)[None]
-    planes = np.broadcast_arrays(rows, columns, np.uint8(0))
-    picture = np.ascontiguousarray(np.stack(planes, -1))
-    preprocess = Preprocess(56, crop, mean=(0.0,) * 3, std=(1.0,) * 3)
-    kept = square(picture, preprocess)
-    assert kept.shape[0] == kept.shape[1] == round(min(shape) * crop / 56)
-    theirs = 255 * preprocess(torch.from_numpy(picture[None]))[0].permute(1, 2, 0).numpy()
-    step = 255 / (min(shape) - 1)  # from one row to the next
-    for ours, far in ((kept[0, 0], theirs[0, 0]), (kept[-1, -1], theirs[-1, -1])):
-        np.testing.assert_allclose(ours[:2], far[:2], atol=1.5 * step)
-
-
-def test_a_squashed_picture_is_seen_whole() -> None:
-    picture = np.zeros((40, 90, 3), np.uint8)
-    assert square(picture, Preprocess(56, 56, squash=True)) is picture
+    picture = np.ascontiguousarray(np.stack(np.broadcast_arrays(rows, columns, np.uint8(0)), -1))
+    kept = squares(picture[None], preprocess)
+    assert kept.shape == (1, 2 * preprocess.crop, 2 * preprocess.crop, 3)
+    halved = F.avg_pool2d(torch.from_numpy(kept).permute(0, 3, 1, 2).float(), 2)
+    seen = preprocess.square(torch.from_numpy(picture[None])).float()
+    assert (halved - seen).abs().max() < 4
 
 
 @pytest.mark.parametrize(("every_s", "said"), [(0.4, "0:01.2"), (1.0, "0:01"), (90.0, "0:01")])

@@ -141,6 +141,13 @@ def test_an_answer_stands_with_what_it_drew_on() -> None:
     np.testing.assert_allclose(shares / shares.sum(), evidence.frames, atol=0.005)
 
 
+def test_what_is_cropped_stands_among_the_facts() -> None:
+    whole, wide = made.look(), replace(made.look(), cropped=0.4375)
+    assert "cropped" not in Reader(page(whole)).data["facts"]
+    facts = Reader(page(wide)).data["facts"]
+    assert facts.endswith("; 44 % of each frame cropped (--fit pad keeps it)")
+
+
 def test_nothing_is_left_to_fill_in() -> None:
     seen = made.look()
     for text in (page(seen), page(seen, made.answer(), made.drawn(seen))):

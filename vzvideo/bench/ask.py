@@ -103,7 +103,7 @@ def _stages_alone(qa: api.VideoQA, path: Path, frames: int, taken: Columns) -> s
     with timed(taken, "decode_alone_s"), opened as frames_found:
         batches = list(frames_found.batches)
     with timed(taken, "encode_alone_s"):
-        parts = [qa.encoder.encode(batch, recipe.compression) for batch in batches]
+        parts = [recipe.encoder.encode(batch, recipe.compression) for batch in batches]
     tokens = join(parts)
     with timed(taken, "prefill_alone_s"):
         prefix = qa.language.prefill(tokens)

@@ -10,7 +10,7 @@ import typer
 
 from vzvideo.cli.options import echo_json, say
 from vzvideo.errors import VideoError, VzVideoError
-from vzvideo.words import format_time, pluralize
+from vzvideo.words import describe_cropped, format_time, pluralize
 
 if TYPE_CHECKING:
     from vzvideo.qa.asking import AnswerStream
@@ -68,7 +68,7 @@ def print_answer(
             lengths = (encoded.tokens.settings.get(name) for name in ("duration_s", "promised_s"))
             about |= dict(zip(("duration_s", "promised_s"), lengths, strict=True))
             about |= {"asked": encoded.asked, "decoded": encoded.tokens.frames}
-            about |= {"lost": encoded.lost}
+            about |= {"lost": encoded.lost, "cropped": encoded.tokens.settings.get("cropped")}
         about |= evidence.about() if evidence else {}
         echo_json({"answer": about.pop("text"), **about})
     else:
@@ -97,7 +97,7 @@ def print_facts(answer: Answer, encoded: Encoded | None = None) -> None:
 
 
 def gaps(encoded: Encoded) -> str:
-    """What a user should know of frames that were asked for and are not there."""
+    """What a user should know of frames, or parts of them, that the model does not see."""
     frames = encoded.tokens.frames
     words = []
     if encoded.asked > frames:
@@ -109,4 +109,6 @@ def gaps(encoded: Encoded) -> str:
         words.append(f"the video breaks off: {read} of {whole} could be read")
     if encoded.lost:
         words.append(f"damaged packets or frames passed over: {encoded.lost}")
+    if cropped := describe_cropped(settings.get("cropped")):
+        words.append(cropped)
     return "".join(f"; {word}" for word in words)

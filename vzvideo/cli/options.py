@@ -63,6 +63,9 @@ _SHARED: Options = {
     "sampling": _option(
         LOOK, str, "How frames are chosen: uniform, fps, keyframes or scenes. (uniform)"
     ),
+    "fit": _option(
+        LOOK, str, "Frames that are no square: crop, pad or squash. (as the model was trained)"
+    ),
     "decoder": _option(LOOK, str, "What decodes: pyav or decord. (pyav)"),
     "no_deinterlace": _switch(LOOK, "--no-deinterlace", "Show interlaced video as it is coded."),
     "no_tone_map": _switch(LOOK, "--no-tone-map", "Show PQ and HLG as they are coded."),

@@ -18,6 +18,7 @@ from vzvideo.cli.options import (
     with_settings,
 )
 from vzvideo.errors import SettingsError
+from vzvideo.words import describe_cropped
 
 
 @with_settings(**ANSWERING)
@@ -84,11 +85,14 @@ def show(
         echo_path(png, err=as_json)
     if as_json:
         about = {"source": video, "model": looked.model} | redundancy.as_dict(looked)
+        about["cropped"] = looked.cropped
         about["frame_times_s"] = [round(float(time_s), 6) for time_s in looked.pts_s]
         if answer and evidence:
             about |= {"question": answer.question, "answer": answer.text}
             about |= evidence.about()
         echo_json(about)
+    elif cropped := describe_cropped(looked.cropped):
+        say(cropped)
 
 
 def _check(target: Path | None, mark: bytes, kind: str) -> None:

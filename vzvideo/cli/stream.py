@@ -18,7 +18,7 @@ import typer
 
 from vzvideo.cli.options import ANSWERING, Json, echo_json, load, say, with_settings
 from vzvideo.errors import SettingsError, VideoError, VzVideoError
-from vzvideo.words import format_time, pluralize
+from vzvideo.words import describe_cropped, format_time, pluralize
 
 if TYPE_CHECKING:
     from vzvideo.config import Settings
@@ -183,7 +183,8 @@ def _print(
 ) -> None:
     if as_json:
         about = dataclasses.asdict(answer)
-        about |= {"time_s": round(at_s, 3), "stats": dataclasses.asdict(stream.stats)}
+        about |= {"time_s": round(at_s, 3), "cropped": stream.cropped}
+        about |= {"stats": dataclasses.asdict(stream.stats)}
         echo_json({"answer": about.pop("text"), **about})
     else:
         said = f"{answer.question} {answer.text}" if labelled else answer.text
@@ -199,7 +200,11 @@ def _summary(stream: Stream) -> None:
     words += [f"{s.dropped} dropped"] if s.dropped else []
     words += [f"{s.lost} damaged packets"] if s.lost else []
     words += [f"connected anew {s.reconnects} times"] if s.reconnects else []
-    say(f"{', '.join(words)}; {s.tokens} tokens for {format_time(s.covered_s)}")
+    cropped = describe_cropped(stream.cropped)
+    say(
+        f"{', '.join(words)}; {s.tokens} tokens for {format_time(s.covered_s)}"
+        f"{cropped and f'; {cropped}'}"
+    )
 
 
 @contextmanager

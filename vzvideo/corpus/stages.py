@@ -154,7 +154,7 @@ class Encode(Stage):
     name = "encode"
 
     def __init__(self, settings: Settings, compression: ZipSettings) -> None:
-        self._encoder = _load(settings, "tower").encoder
+        self._encoder = _load(settings, "tower").encoder.fitted(settings.fit)
         self._compression = compression
 
     def work(self, item: Decoded) -> Encoded:
@@ -165,7 +165,8 @@ class Encode(Stage):
             raise no_frames(item.work.task.video)
         begun = time.perf_counter()
         tokens = join([self._encoder.encode(batch, self._compression) for batch in item.batches])
-        about = item.work.about | {
+        about = tokens.settings | item.work.about
+        about |= {
             "dtype": str(self._encoder.dtype).removeprefix("torch."),
             "asked": sum(batch.asked for batch in item.batches),
             "lost": sum(batch.lost for batch in item.batches),

@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -33,10 +34,11 @@ from vzvideo.models.prefix import Prefix, copy_cache
 from vzvideo.qa import store
 from vzvideo.qa.asking import AnswerStream, validate_question
 from vzvideo.qa.encoding import Encoded
-from vzvideo.types import Answer, Policy, VisualTokens
+from vzvideo.types import Answer, FrameBatch, Policy, VisualTokens
 from vzvideo.visionzip.memory import Memory, Moment
 
 if TYPE_CHECKING:
+    from vzvideo.qa.recipe import Recipe
     from vzvideo.qa.video_qa import VideoQA
 
 BUDGET = 2048  # tokens remembered where nobody says otherwise, and the model has room for them
@@ -73,8 +75,11 @@ class Stream:
         # One frame: how many a file may have, which the settings may say, is of no concern here.
         recipe = qa.recipe(**{"frames": 1, **changes})
         self._size, compression = recipe.size, recipe.compression
-        made_by = ("vzvideo", "model", "tower", "dtype")
-        self._about = {name: recipe.about[name] for name in made_by} | asdict(compression)
+        made_by = ("vzvideo", "model", "tower", "dtype", "fit")
+        self._about = {name: recipe.about.get(name) for name in made_by} | asdict(compression)
+        # What its thread notes of the frames that it encodes; it must not know of the stream.
+        self._noted: dict[str, Any] = {}
+        encode = partial(_encode, recipe, self._noted)
         self._source = "stream"
         self._each = compression.tokens_per_frame(qa.encoder.tokens)
         memory = Memory(self._room(budget))
@@ -82,7 +87,7 @@ class Stream:
         if restore is not None:
             memory, counts = self._restored(Path(restore), memory)
         self._ingest = Ingest(
-            lambda frames: qa.encoder.encode(frames, compression, apart=True),
+            encode,
             memory,
             counts,
             size=self._size,
@@ -227,7 +232,7 @@ class Stream:
                 "nothing has been seen yet: push a frame or attach a source", code="no_frames"
             )
         frames = sum(float(moment.weight.sum()) for moment in moments) / self._each
-        about = self._about | {"stand_for": round(frames)}
+        about = self._about | self._noted | {"stand_for": round(frames)}
         return moments_to_tokens(moments, self._source, about)
 
     def _prefix(self, tokens: VisualTokens, window: bool) -> Prefix:
@@ -275,6 +280,12 @@ class Stream:
     def stats(self) -> Stats:
         """How the stream is doing at this moment."""
         return self._ingest.stats
+
+    @property
+    def cropped(self) -> float | None:
+        """Of each frame, the share of its area that the model does not see; None before the first
+        is encoded."""
+        return self._noted.get("cropped")
 
     @property
     def memory(self) -> Memory:
@@ -356,6 +367,12 @@ class Stream:
         trouble = self._ingest.take_error()
         if error is None and trouble is not None:
             raise trouble
+
+
+def _encode(recipe: Recipe, noted: dict[str, Any], frames: FrameBatch) -> VisualTokens:
+    tokens = recipe.encoder.encode(frames, recipe.compression, apart=True)
+    noted["cropped"] = tokens.settings["cropped"]
+    return tokens
 
 
 def _resolve_time(at_s: float | None, otherwise_s: float, now_s: float) -> float:

@@ -6,6 +6,7 @@ read. Of a bare vision tower, the cells are its patches.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vzvideo import visionzip
+from vzvideo.config import Fit
 from vzvideo.errors import ModelError, SettingsError
 from vzvideo.models.families.base import Family
 from vzvideo.models.families.pictures import BareTower
@@ -53,6 +55,16 @@ class Encoder:
         # Of an uncompressed frame, the CLS counted; the most, where frames differ.
         self.tokens = self.grid[0] * self.grid[1] + self.has_cls
 
+    def fitted(self, fit: Fit | None) -> Encoder:
+        """This encoder for frames fitted into its square in this way, which is itself where they
+        are so anyway; SettingsError where its frames keep their shape."""
+        preprocess = self.preprocess.fitted(fit)
+        if preprocess is self.preprocess:
+            return self
+        other = copy.copy(self)  # one family, one tower: nothing that is shared is changed
+        other.preprocess = preprocess
+        return other
+
     @property
     def device(self) -> torch.device:
         return next(self.tower.parameters()).device
@@ -79,7 +91,8 @@ class Encoder:
     def encode(
         self, frames: FrameBatch, settings: ZipSettings | None = None, *, apart: bool = False
     ) -> VisualTokens:
-        """uint8 frames (T, H, W, 3) -> their tokens, on the tower's device.
+        """uint8 frames (T, H, W, 3) -> their tokens, on the tower's device, marked with how they
+        were compressed and what share of each frame was cropped.
 
         apart: each frame by itself, also where a model looks at several at once.
         """
@@ -155,6 +168,7 @@ class Encoder:
         grid: tuple[int, int],
     ) -> VisualTokens:
         """features (G, M, E), the cell (G, M) each stands for, the CLS counted, and its `Role`."""
+        cropped = self.preprocess.cropped(*frames.pixels.shape[1:3])
         groups, each = patch.shape
         cells = (patch.cpu().numpy() - self.has_cls).astype(np.int32)
         roles = np.where(cells < 0, Role.CLS, role.cpu().numpy()).astype(np.int8)
@@ -166,7 +180,7 @@ class Encoder:
             pts_s=group_times(frames.pts_s, self.family.frames_per_group),
             grid=grid,
             source=frames.source,
-            settings=asdict(settings),
+            settings=asdict(settings) | {"cropped": round(cropped, 4)},
         )
 
 

@@ -1,14 +1,15 @@
 """Frames to a vision tower's input, in torch, as the published preprocessing does it.
 
 Resize (antialiased, in uint8 as Pillow works), crop the centre, scale to 0..1, normalise. Knows no
-tower: the numbers come from a checkpoint's `preprocessor_config.json`.
+tower: the numbers come from a checkpoint's `preprocessor_config.json`; only how a frame is fitted
+into the square may be asked for otherwise.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vzvideo.errors import ModelError
+from vzvideo.config import Fit
+from vzvideo.errors import ModelError, SettingsError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -24,9 +26,12 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """size: shortest edge in pixels; crop: edge of the square kept; mean, std: of RGB in 0..1.
+    """size: shortest edge in pixels; crop: edge of the square that comes out; mean, std: of RGB in
+    0..1.
 
-    squash: resize to size x size whatever the shape, and crop nothing, as SigLIP does.
+    fit: how a frame becomes that square. "crop": its middle. "squash": all of it, whatever its
+        shape, as SigLIP has it. "pad": all of it in its shape, what is left of the square filled
+        with the mean colour, as LLaVA has it; no configuration says so.
     longest: before that, resize to this longest edge, as SmolVLM's processor does.
     resample: how to interpolate.
     """
@@ -35,15 +40,15 @@ class Preprocess:
     crop: int = 224
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
-    squash: bool = False
+    fit: Fit = "crop"
     longest: int | None = None
     resample: str = "bicubic"
 
     def __post_init__(self) -> None:
-        if self.crop > self.size or (self.squash and self.crop != self.size):
+        if self.crop > self.size or (self.fit != "crop" and self.crop != self.size):
             raise ModelError(
                 f"preprocessing: crop {self.crop} of frames resized to {self.size} given; the crop "
-                "may be no larger, and with squash it must be the same"
+                "may be no larger, and where nothing is cropped it must be the same"
             )
 
     @property
@@ -69,13 +74,13 @@ class Preprocess:
             edge if squash else _edge(config.get("crop_size") or edge),
             tuple(config.get("image_mean") or CLIP_MEAN),
             tuple(config.get("image_std") or CLIP_STD),
-            squash,
+            "squash" if squash else "crop",
             resample=_RESAMPLE.get(config.get("resample", 3), "bicubic"),
         )
 
     def to_config(self) -> dict[str, Any]:
         """The published form, as transformers writes it for Video-LLaVA."""
-        if self.squash:
+        if self.fit == "squash":
             size = {"height": self.size, "width": self.size}
         else:
             size = {"shortest_edge": self.size}
@@ -97,19 +102,57 @@ class Preprocess:
 
     def __call__(self, pixels: Tensor, device: torch.device | str = "cpu") -> Tensor:
         """uint8 (T, H, W, 3) on the CPU -> float32 (T, 3, crop, crop) on `device`."""
+        return normalise(self.square(pixels).to(device), self.mean, self.std)
+
+    def square(self, pixels: Tensor) -> Tensor:
+        """uint8 (T, H, W, 3) -> uint8 (T, 3, crop, crop): what of each frame the tower sees."""
         frames = pixels.permute(0, 3, 1, 2)  # still channels last in memory, which resizes fastest
         if self.longest:
             frames = resize(frames, _longest_edge(frames, self.longest), self.resample)
+        height, width = self._resized(*frames.shape[-2:])
+        frames = resize(frames, (height, width), self.resample)
+        if self.fit == "pad":
+            return self._padded(frames)
+        top, left = (height - self.crop) // 2, (width - self.crop) // 2
+        return frames[..., top : top + self.crop, left : left + self.crop]
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        match self.fit:
+            case "squash":
+                return self.size, self.size
+            case "pad":
+                long = max(height, width)
+                down, across = (max(1, round(edge * self.size / long)) for edge in (height, width))
+                return down, across
+            case _:
+                short = min(height, width)
+                return height * self.size // short, width * self.size // short
+
+    def _padded(self, frames: Tensor) -> Tensor:
+        """(T, 3, H, W) in the middle of squares of the mean colour."""
         height, width = frames.shape[-2:]
-        short = min(height, width)
-        if self.squash:
-            resized = (self.size, self.size)
-        else:
-            resized = (height * self.size // short, width * self.size // short)
-        frames = resize(frames, resized, self.resample)
-        top, left = (resized[0] - self.crop) // 2, (resized[1] - self.crop) // 2
-        frames = frames[..., top : top + self.crop, left : left + self.crop].to(device)
-        return normalise(frames, self.mean, self.std)
+        colour = torch.tensor([int(255 * each) for each in self.mean], dtype=torch.uint8)
+        squares = colour.view(3, 1, 1).repeat(len(frames), 1, self.crop, self.crop)
+        top, left = (self.crop - height) // 2, (self.crop - width) // 2
+        squares[..., top : top + height, left : left + width] = frames
+        return squares
+
+    def fitted(self, fit: Fit | None) -> Preprocess:
+        """The same with another `fit`; itself where that is what it has, or None."""
+        if fit is None or fit == self.fit:
+            return self
+        return replace(self, fit=fit, size=self.crop, longest=None)
+
+    def enlarged(self, by: int) -> Preprocess:
+        """The same for squares of so many times the edge."""
+        return replace(self, size=by * self.size, crop=by * self.crop)
+
+    def cropped(self, height: int, width: int) -> float:
+        """Of a frame of this shape, the share of its area that is left out, 0..1."""
+        if self.fit != "crop":
+            return 0.0
+        edge = min(height, width) * self.crop / self.size
+        return 1 - edge * edge / (height * width)
 
 
 @dataclass(frozen=True)
@@ -122,7 +165,6 @@ class SmartResize:
     max_pixels: int
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
-    squash = True  # nothing is cropped
 
     @classmethod
     def from_folder(cls, folder: Path, factor: int) -> SmartResize:
@@ -149,9 +191,18 @@ class SmartResize:
         """Half the shortest edge that frames are decoded at."""
         return math.isqrt(self.max_pixels) // 2
 
-    @property
-    def crop(self) -> int:
-        return self.size
+    def fitted(self, fit: Fit | None) -> SmartResize:
+        """Itself; SettingsError where a `fit` is asked for."""
+        if fit is not None:
+            raise SettingsError(
+                f"fit: {fit} given, but this model sees frames whole and in their own shape; leave "
+                "it out"
+            )
+        return self
+
+    def cropped(self, height: int, width: int) -> float:
+        """See `Preprocess.cropped`."""
+        return 0.0
 
     @property
     def largest(self) -> tuple[int, int]:

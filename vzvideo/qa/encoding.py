@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from vzvideo.errors import SettingsError
-from vzvideo.models.encoder import Encoder, join
+from vzvideo.models.encoder import join
 from vzvideo.qa.prefetch import Prefetch, Span, StageTimer
 from vzvideo.qa.store import TokenCache, is_playlist
 from vzvideo.types import FrameBatch, VisualTokens, is_token_file
@@ -96,8 +96,8 @@ def as_frames(source: object) -> FrameBatch | None:
 class CachedEncoder:
     """Encodes videos, and keeps what it made. Not for several threads at once."""
 
-    def __init__(self, encoder: Encoder, cache: TokenCache | None) -> None:
-        self._encoder, self._cache = encoder, cache
+    def __init__(self, cache: TokenCache | None) -> None:
+        self._cache = cache
         # The last file's tokens, so that asking it again finds what has been read of them too.
         self._last: tuple[str, VisualTokens] | None = None
 
@@ -133,10 +133,11 @@ class CachedEncoder:
             for first in range(0, len(frames), each):
                 some = slice(first, first + each)
                 batch = FrameBatch(frames.pixels[some], frames.pts_s[some], frames.source)
-                parts.append(self._encoder.encode(batch, recipe.compression))
-            synchronize(self._encoder.device)
-        noted = recipe.about | {"asked": len(frames), "lost": frames.lost}
-        tokens = replace(join(parts), settings=noted)
+                parts.append(recipe.encoder.encode(batch, recipe.compression))
+            synchronize(recipe.encoder.device)
+        tokens = join(parts)
+        noted = recipe.about | tokens.settings | {"asked": len(frames), "lost": frames.lost}
+        tokens = replace(tokens, settings=noted)
         seconds = {"decode": 0.0} | clock.seconds
         return Encoded(tokens, seconds, False, len(frames), frames.lost, clock.spans)
 
@@ -164,12 +165,13 @@ class CachedEncoder:
                 asked, lost = asked + batch.asked, lost + batch.lost
                 progress("decode", asked, found.asked)
                 with clock.stage("encode"):
-                    parts.append(self._encoder.encode(batch, recipe.compression))
-                    synchronize(self._encoder.device)
+                    parts.append(recipe.encoder.encode(batch, recipe.compression))
+                    synchronize(recipe.encoder.device)
                 progress("encode", asked, found.asked)
         if not parts:
             raise no_frames(source)
-        tokens = replace(join(parts), settings=found.lengths)
+        tokens = join(parts)
+        tokens = replace(tokens, settings=tokens.settings | found.lengths)
         return Encoded(tokens, clock.seconds, False, asked, lost, clock.spans)
 
 

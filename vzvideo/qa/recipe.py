@@ -21,10 +21,12 @@ from vzvideo.video import sampling
 class Recipe:
     """How a video becomes tokens.
 
-    frames: as many at most. size: shortest edge that frames are scaled to, in pixels.
+    encoder: fits frames as the settings say. frames: as many at most. size: shortest edge that
+    frames are scaled to, in pixels.
     about: what the tokens are marked with (JSON), by which the cache tells them apart.
     """
 
+    encoder: Encoder
     settings: config.Settings
     compression: ZipSettings
     frames: int
@@ -43,6 +45,7 @@ class Recipes:
 
     def recipe(self, settings: config.Settings, question: str) -> Recipe:
         """See `VideoQA.recipe`."""
+        encoder = self.encoder.fitted(settings.fit)
         compression = self._compression(settings)
         frames = self._budget(settings, compression, question).frames
         about = {
@@ -62,11 +65,13 @@ class Recipes:
             "deinterlace": settings.deinterlace,
             "tone_map": settings.tone_map,
         }
-        size = 2 * self.encoder.preprocess.size  # twice what the tower sees; its own resize follows
+        if encoder is not self.encoder:  # else tokens are those of a model asked as it was trained
+            about["fit"] = settings.fit
+        size = 2 * encoder.preprocess.size  # twice what the tower sees; its own resize follows
         # What a model looks at together is encoded together.
         at_once = self.encoder.family.frames_per_group
         batch = settings.batch + -settings.batch % at_once
-        return Recipe(settings.replace(batch=batch), compression, frames, size, about)
+        return Recipe(encoder, settings.replace(batch=batch), compression, frames, size, about)
 
     def budget(self, settings: config.Settings, question: str) -> visionzip.Budget:
         """See `VideoQA.plan`."""

@@ -104,7 +104,7 @@ class VideoQA:
         self._recipes = Recipes(card, encoder, language, tower)
         limit = int(settings.cache_gib * (1 << 30))
         cache = TokenCache(weights.cache_root() / "tokens", limit) if settings.cache else None
-        self._encoding = CachedEncoder(encoder, cache)
+        self._encoding = CachedEncoder(cache)
         self._prefilled: tuple[VisualTokens, Prefix] | None = None
 
     @property

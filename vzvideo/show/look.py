@@ -59,13 +59,14 @@ class BudgetView:
 class Inspection:
     """T frames of a video, P patches each, seen through a tower of L layers.
 
-    pictures: uint8 (T, S, S, 3), the square of each frame that the tower sees.
+    pictures: uint8 (T, S, S, 3), the square of each frame that the tower sees, twice as finely.
     pts_s: (T,), seconds. grid: patches of a frame, (rows, columns).
     attention: float32 (T, P), what VisionZip ranks patches by, a frame's summing to 1.
     by_layer: float32 (L, P), attention by rank, the highest first, mean over frames; sums to 1.
     neighbours: float32 (T - 1,), mean cosine of a frame's patches with those at the same place in
         the next. chance: mean cosine of two patches drawn at random from all frames.
-    cuts: by tokens a frame. tokens: of a whole frame.
+    cuts: by tokens a frame. tokens: of a whole frame. cropped: of a frame's area, the share that
+        the pictures leave out.
     """
 
     source: str
@@ -80,6 +81,7 @@ class Inspection:
     chance: float
     cuts: dict[int, BudgetView]
     chosen: int  # the budget that the settings ask for, one of `cuts`
+    cropped: float = 0.0
 
     @property
     def frames(self) -> int:
@@ -99,7 +101,8 @@ def inspect_video(
     Raises SettingsError where the settings keep every token: there is nothing to be seen then.
     """
     check(source)
-    recipe, encoder = qa.recipe(question), qa.encoder
+    recipe = qa.recipe(question)
+    encoder = recipe.encoder
     if recipe.compression.dominant is None:
         raise SettingsError("--no-compress: show is about what compression keeps; leave it out")
     splits = {tokens: visionzip.split_tokens(tokens) for tokens in BUDGETS}
@@ -115,20 +118,21 @@ def inspect_video(
             parts.append(encoder.compress(batch, seen, recipe.compression))
             scored.append(Scored(*(values.cpu() for values in seen)))
             layers.append(by_layer.cpu())
-            pictures += [square(picture, encoder.preprocess) for picture in batch.pixels]
+            pictures.append(squares(batch.pixels, encoder.preprocess))
             pts_s.append(batch.pts_s)
             asked, lost = asked + batch.asked, lost + batch.lost
             if progress:
-                progress("look", len(pictures), found.asked)
+                progress("look", asked, found.asked)
     if not pictures:
         raise no_frames(source)
+    tokens = join(parts)
     whole = Scored(*(torch.cat(values) for values in zip(*scored, strict=True)))
     cls = int(encoder.has_cls)
     patches = F.normalize(whole.hidden[:, cls:].float(), dim=-1)  # (T, P, D)
     looked = Inspection(
         source=source,
         model=qa.name,
-        pictures=_same_size(pictures),
+        pictures=np.concatenate(pictures),
         pts_s=np.concatenate(pts_s),
         grid=encoder.grid,
         tokens=encoder.tokens,
@@ -141,9 +145,10 @@ def inspect_video(
             for tokens, split in splits.items()
         },
         chosen=chosen,
+        cropped=tokens.settings["cropped"],
     )
-    noted = recipe.about | found.lengths | {"asked": asked, "lost": lost}
-    return looked, replace(join(parts), settings=noted)
+    noted = recipe.about | tokens.settings | found.lengths | {"asked": asked, "lost": lost}
+    return looked, replace(tokens, settings=noted)
 
 
 def check(source: str) -> None:
@@ -178,27 +183,10 @@ def _cut(scored: Scored, dominant: int, contextual: int, merge: str, has_cls: bo
     )
 
 
-def square(picture: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Of a decoded picture (H, W, 3) the square that preprocessing keeps, in its own size."""
-    height, width = picture.shape[:2]
-    if preprocess.squash:
-        return picture
-    edge = round(min(height, width) * preprocess.crop / preprocess.size)
-    top, left = (height - edge) // 2, (width - edge) // 2
-    return picture[top : top + edge, left : left + edge]
-
-
-def _same_size(pictures: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Squares of one size (T, S, S, 3), the largest there is: a stream may change its size."""
-    edge = max(max(picture.shape[:2]) for picture in pictures)
-    made = []
-    for picture in pictures:
-        if picture.shape[:2] != (edge, edge):
-            planes = torch.from_numpy(picture.copy()).permute(2, 0, 1).unsqueeze(0)
-            resized = F.interpolate(planes, (edge, edge), mode="bicubic", antialias=True)
-            picture = resized[0].permute(1, 2, 0).numpy()
-        made.append(picture)
-    return np.stack(made)
+def squares(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
+    """Frames (T, H, W, 3) to the squares (T, S, S, 3) that a tower sees, twice as finely."""
+    seen = preprocess.enlarged(2).square(torch.from_numpy(pixels))
+    return seen.permute(0, 2, 3, 1).numpy()
 
 
 def _shares(scores: Tensor) -> Tensor:

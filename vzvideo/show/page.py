@@ -19,6 +19,7 @@ from vzvideo.show import charts, redundancy
 from vzvideo.show.look import Inspection
 from vzvideo.types import Answer
 from vzvideo.video.base import short_name
+from vzvideo.words import describe_cropped
 
 _PICTURES_BYTES = 3_300_000  # base64 adds a third; with the numbers it stays under 5 MB
 _QUALITIES = ((448, 82), (336, 78), (256, 72), (192, 62), (128, 50), (96, 40))  # edge, JPEG's
@@ -31,6 +32,8 @@ def page(look: Inspection, answer: Answer | None = None, evidence: Evidence | No
         f"{_frames(look)}; {look.frames * look.tokens:,} tokens → @after@ (@split@ a frame); "
         f"model {look.model}"
     )
+    if cropped := describe_cropped(look.cropped):
+        facts += f"; {cropped}"
     parts = {
         "title": escape(short_name(look.source)),
         "facts": "",

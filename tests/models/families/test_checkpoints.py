@@ -21,6 +21,7 @@ from vzvideo.cli.main import main
 from vzvideo.config import Settings
 from vzvideo.corpus.estimate import estimate
 from vzvideo.corpus.manifest import Task
+from vzvideo.errors import SettingsError
 from vzvideo.models import catalog, check, loader, weights
 from vzvideo.models.encoder import NO_COMPRESSION, ZipSettings
 from vzvideo.models.families import family_of
@@ -276,6 +277,22 @@ def test_a_streams_places_are_its_own(name: str, qa: VideoQA, tmp_path: Path) ->
         assert both.grid == alone.grid
         np.testing.assert_array_equal(both.patch[: len(alone)], alone.patch)
         assert later.ask(QUESTION).text
+
+
+@every_family
+def test_frames_are_fitted_otherwise_or_that_is_refused(name: str, qa: VideoQA, clip: Path) -> None:
+    if name.startswith("qwen"):
+        with pytest.raises(SettingsError, match="whole and in their own shape"):
+            qa.encode(clip, frames=2, fit="pad")
+        return
+    usual = qa.encode(clip, frames=2)
+    made = {fit: qa.encode(clip, frames=2, fit=fit) for fit in ("crop", "pad", "squash")}
+    shares = {fit: tokens.settings["cropped"] for fit, tokens in made.items()}
+    assert shares == {"crop": 0.25, "pad": 0, "squash": 0}  # 64 x 48 pixels
+    assert {len(tokens) for tokens in made.values()} == {len(usual)}
+    same = [fit for fit, each in made.items() if torch.equal(each.features, usual.features)]
+    crops = name in ("video_llava", "llava", "llava_next_video")
+    assert same == ["crop" if crops else "squash"]
 
 
 @every_family

@@ -24,7 +24,7 @@ class LlavaNext(Llava):
     def preprocess(self, folder: Path) -> Preprocess:
         # A frame is the small picture of the whole, which is squashed, and has no tiles.
         own = Preprocess.from_folder(folder)
-        return replace(own, size=own.crop, squash=True)
+        return replace(own, size=own.crop, fit="squash")
 
     def template(self, word: str) -> str:
         return mistral(word)
