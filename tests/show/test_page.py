@@ -136,7 +136,7 @@ def test_an_answer_stands_with_what_it_drew_on() -> None:
     assert [said for _, said in reader.all("p", **{"class": "answer"})] == ["A man."]
     assert "Drawn from 0:00.6" in text
     ((timeline, _),) = reader.all("svg", id="timeline")
-    assert timeline["aria-label"].endswith("the answer drew on 0:00.6")
+    assert timeline["aria-label"].endswith("; answer: drawn from 0:00.6")
     shares = np.array([high for _, _, high in bars(text, "evidence")])
     np.testing.assert_allclose(shares / shares.sum(), evidence.frames, atol=0.005)
 
