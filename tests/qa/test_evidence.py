@@ -111,25 +111,21 @@ def test_times_at_least_a_tenth_apart_read_differently(ticks: list[int]) -> None
     assert len(words) == len(pts_s)
 
 
-@pytest.mark.parametrize("street_first", [True, False])
-def test_evidence_points_to_the_scene_that_was_asked_about(
-    real_clips: list[Path], street_first: bool
-) -> None:
+def test_evidence_points_to_the_scene_that_was_asked_about(real_clips: list[Path]) -> None:
     """A street and a cartoon's meadow, one after the other, asked of with the real model."""
     if weights.locate(catalog.find("mini")) is None:
         pytest.skip("mini has not been pulled: `vzvideo pull mini` gets it")
     clips = {path.name: str(path) for path in real_clips}
-    qa = vzvideo.load("mini", device="cpu", cache=False)
+    qa = vzvideo.load("mini", device="cpu", cache=False, max_new_tokens=8)
     street = qa.encode(clips["bikes.mp4"], frames=2, start_s=2.5, end_s=6.0)
     meadow = qa.encode(clips["bigbuckbunny.mp4"], frames=2)
-    first, last = (street, meadow) if street_first else (meadow, street)
-    both = join([first, replace(last, pts_s=last.pts_s + 20)])
-    asked = {"What happens first?": True, "What happens last?": False}
-    asked |= {f"Is there a {thing}?": street_first for thing in ("bike", "street", "car")}
-    asked |= {f"Is there {thing}?": not street_first for thing in ("a rabbit", "grass", "a meadow")}
-    right = 0
-    for question, early in asked.items():
-        answer = qa.ask(both, question, max_new_tokens=12)
-        share = qa.evidence(both, answer).frames[:2].sum()
-        right += (share > 0.5) == early
-    assert right >= 7  # of 8; by chance in 4 % of cases, in both orders in 0.1 %
+    for first, last in ((street, meadow), (meadow, street)):
+        both = join([first, replace(last, pts_s=last.pts_s + 20)])
+        asked = {"What happens first?": True, "What happens last?": False}
+        asked |= {f"Is there a {thing}?": first is street for thing in ("bike", "street")}
+        asked |= {f"Is there {thing}?": first is meadow for thing in ("a rabbit", "a meadow")}
+        right = 0
+        for question, early in asked.items():
+            share = qa.evidence(both, qa.ask(both, question)).frames[:2].sum()
+            right += (share > 0.5) == early
+        assert right >= 5  # of 6; by chance in 11 % of cases, in both orders in 1 %
