@@ -127,3 +127,8 @@ def test_one_budget_throughout(data: Data) -> None:
     mixture = Mixture(data.split("train"), budgets={(1, 257): 0.7, (2, 257): 0.3})
     clips = [clip for seed in range(20) for clip in mixture.batch(4, random.Random(seed))]
     assert {(len(clip.views), clip.budget) for clip in clips} == {(1, 257), (2, 257)}
+
+
+def test_sources_of_one_kind_of_thing_are_heard_less() -> None:
+    assert module._heard("coco", 100) == 10
+    assert module._heard("droid-dataset/droid-dataset.github.io", 100) == pytest.approx(2)
