@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,22 @@ def cluster() -> Iterator[Any]:
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+
+
+def in_this_process(works: Sequence[Work], stages: Sequence[flow.Pool], _: Any) -> Iterator[Any]:
+    """The same workers without Ray, which has no part in what a job keeps and makes again."""
+    workers = [pool.stage(*pool.arguments) for pool in stages]
+    for work in works:
+        batch: dict[str, Any] = {"item": [pickle.dumps(work)]}
+        for worker in workers:
+            batch = worker(batch)
+        yield pickle.loads(batch["item"][0])
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    monkeypatch.setattr(corpus, "run_stages", in_this_process)
+    monkeypatch.setattr(corpus, "connect", lambda _: nullcontext())
 
 
 @pytest.fixture
@@ -130,7 +147,7 @@ def test_every_question_gets_the_answer_of_ask_or_an_error(
 
 
 def test_only_what_is_missing_is_made_again(
-    cluster: Any, videos: Path, settings: Settings, tmp_path: Path
+    without_ray: None, videos: Path, settings: Settings, tmp_path: Path
 ) -> None:
     tasks, out = tasks_of(videos, ("0.mp4", "1.mp4", "text.mp4")), tmp_path / "out"
     corpus.ask(tasks[:1], str(out), settings)
@@ -153,7 +170,7 @@ def test_only_what_is_missing_is_made_again(
 
 
 def test_what_an_answer_depends_on_makes_it_anew(
-    cluster: Any, videos: Path, settings: Settings, tmp_path: Path
+    without_ray: None, videos: Path, settings: Settings, tmp_path: Path
 ) -> None:
     clip, out, told = tmp_path / "clip.mp4", str(tmp_path / "out"), []
     clip.write_bytes((videos / "0.mp4").read_bytes())
@@ -183,7 +200,7 @@ def test_what_an_answer_depends_on_makes_it_anew(
 
 
 def test_of_two_rows_with_one_id_the_later_stands(
-    cluster: Any, videos: Path, settings: Settings, tmp_path: Path
+    without_ray: None, videos: Path, settings: Settings, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     tasks = tasks_of(videos, ("0.mp4", "text.mp4"))
@@ -200,7 +217,7 @@ def test_of_two_rows_with_one_id_the_later_stands(
 
 
 def test_a_video_of_an_object_store_is_answered_as_one_of_the_disk(
-    cluster: Any, videos: Path, settings: Settings, tmp_path: Path
+    without_ray: None, videos: Path, settings: Settings, tmp_path: Path
 ) -> None:
     (tmp_path / "a film.mp4").write_bytes((videos / "1.mp4").read_bytes())
     uri = f"{tmp_path.as_uri()}"
@@ -215,7 +232,7 @@ def test_a_video_of_an_object_store_is_answered_as_one_of_the_disk(
 
 
 def test_an_index_is_asked_instead_of_the_videos(
-    cluster: Any, videos: Path, settings: Settings, tmp_path: Path
+    without_ray: None, videos: Path, settings: Settings, tmp_path: Path
 ) -> None:
     tokens, out = str(tmp_path / "tokens"), str(tmp_path / "out")
     tasks = tasks_of(videos, ("0.mp4", "2.mkv", "text.mp4"))
@@ -251,7 +268,7 @@ def test_an_index_is_asked_instead_of_the_videos(
 
 
 def test_a_question_that_cannot_be_asked_fails_alone(
-    cluster: Any, videos: Path, settings: Settings, tmp_path: Path
+    without_ray: None, videos: Path, settings: Settings, tmp_path: Path
 ) -> None:
     long = "Is there a cat? " * 100
     asked = (("a", "Who?"), ("b", "What is <video>?"), ("c", "Where?"), ("d", long))
@@ -409,7 +426,7 @@ def test_a_killed_driver_is_gone_on_from(videos: Path, settings: Settings, tmp_p
 
 
 def test_the_manifest_of_a_folder_runs_through(
-    cluster: Any, videos: Path, settings: Settings, tmp_path: Path
+    without_ray: None, videos: Path, settings: Settings, tmp_path: Path
 ) -> None:
     tasks = manifest.tasks_from_videos(
         [str(videos / "*.mkv"), str(videos / "0.mp4")], ["Who?", "Where?"]
