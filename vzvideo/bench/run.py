@@ -27,7 +27,7 @@ PARTS = {
     "questions": "ask.measure_questions",
     "growth": "growth.measure",
 }
-QUICK = ("encoder", "prefill", "decode", "ask")  # what a look of three minutes has time for
+QUICK = ("encoder", "prefill", "decode", "ask")  # what a look of a few minutes has time for
 # What random weights of a shape can be measured for; "sizes" is about two shapes of its own.
 GEOMETRIES = {"video-llava-7b": ("encoder", "prefill"), "llava-next": ("sizes",)}
 

@@ -23,7 +23,7 @@ def bench(
         Path, typer.Option("-o", "--out", help="JSON file for every number; parts are added to it.")
     ] = Path("bench.json"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="Smaller and fewer of all: about three minutes.")
+        bool, typer.Option("--quick", help="Smaller and fewer of all: a few minutes.")
     ] = False,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="At most, of everything (7; 3 with --quick).")
