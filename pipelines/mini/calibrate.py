@@ -10,10 +10,8 @@ after; what is kept is fitted on all.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipelines.mini.data import read_data
-from pipelines.mini.features import Features, read_encoder
-from pipelines.mini.measure import BUDGET, YES_NO, read_speaker
-from vzvideo.models import mini_build
+from pipelines.mini.measure import BUDGET, YES_NO, features_of, options, read_speaker
 
 BINS = 10
 
@@ -60,22 +56,14 @@ def calibration_error(probability: Tensor, truth: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder, see `data`")
-    parser.add_argument("--wheels", type=Path, required=True, help="folder with the two wheels")
-    parser.add_argument("--work", type=Path, required=True, help="features lie in its `features`")
-    parser.add_argument("--adapter", type=Path, default=mini_build.ADAPTER)
-    args = parser.parse_args()
+    args = options(__doc__).parse_args()
     data = read_data(args.data)
     rows = [(e, *qa) for e in data.split("dev") for qa in e.qa if qa[1] in YES_NO]
     by_truth = [[row for row in rows if row[2] == truth] for truth in YES_NO]
     count = min(map(len, by_truth))
     rng = random.Random(0)
     rows = [row for each in by_truth for row in rng.sample(each, count)]
-    features = Features(args.work / "features", data.digests)
-    views = [view for example, *_ in rows for view in example.views]
-    if any(view not in features for view in views):
-        features.add(read_encoder(args.wheels), data.images, views)
+    features = features_of([example for example, *_ in rows], data, args.wheels, args.work)
     speaker = read_speaker(args.wheels, args.adapter)
     odds = torch.tensor([
         speaker.yes_odds(features.compressed(example.views, BUDGET).flatten(0, 1), question)

@@ -36,7 +36,7 @@ from torch import Tensor
 from pipelines.mini import questions
 from pipelines.mini.clips import View
 from pipelines.mini.concepts import PEOPLE, word_set
-from pipelines.mini.data import FLICKR, Example, read_data
+from pipelines.mini.data import FLICKR, Data, Example, read_data
 from pipelines.mini.features import Features, read_encoder
 from pipelines.mini.mixture import captioned
 from pipelines.mini.packing import answer_losses, packer_for
@@ -297,12 +297,27 @@ def ends(speaker: Speaker, show: Callable[[Sequence[View]], Tensor],
     return {"ends": Measure(scores, names)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+def options(about: str | None) -> argparse.ArgumentParser:
+    """What a pipeline is told of an adapter and where it is tried; about: its docstring."""
+    parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder, see `data`")
     parser.add_argument("--wheels", type=Path, required=True, help="folder with the two wheels")
     parser.add_argument("--work", type=Path, required=True, help="features lie in its `features`")
     parser.add_argument("--adapter", type=Path, default=mini_build.ADAPTER)
+    return parser
+
+
+def features_of(examples: Sequence[Example], data: Data, wheels: Path, work: Path) -> Features:
+    """The visual tokens of all their pictures; those that are missing are computed."""
+    features = Features(work / "features", data.digests)
+    views = [view for example in examples for view in example.views]
+    if any(view not in features for view in views):
+        features.add(read_encoder(wheels), data.images, views)
+    return features
+
+
+def main() -> None:
+    parser = options(__doc__)
     parser.add_argument("--limit", type=int, help="pictures and clips of each source of text")
     parser.add_argument("--only", nargs="+", choices=("captions", "written", "nobody", "ends"))
     parser.add_argument("--out", type=Path, help="JSON file")
@@ -310,10 +325,7 @@ def main() -> None:
     scoring.check_captions()
     data = read_data(args.data)
     dev = sampled(data.split("dev"), args.limit)
-    features = Features(args.work / "features", data.digests)
-    views = [view for example in dev for view in example.views]
-    if any(view not in features for view in views):
-        features.add(read_encoder(args.wheels), data.images, views)
+    features = features_of(dev, data, args.wheels, args.work)
     speaker = read_speaker(args.wheels, args.adapter)
 
     def shown(views: Sequence[View]) -> Tensor:
