@@ -366,7 +366,8 @@ class LanguageModel:
         self, prefix: Prefix, question: str, texts: list[list[int]], visible: Tensor | None
     ) -> Iterator[Tensor]:
         """Scores (tokens of the text + 1, vocabulary) of what follows a first question and each
-        token of a text, float32; visible: (texts, tokens of `prefix`), where None is hidden 0."""
+        token of a text, float32. visible: (texts, tokens of `prefix`), 0 for those that are hidden
+        from a text; None hides nothing."""
         tail = self.prompts.opening(question)[1]
         longest = len(tail) + max(map(len, texts))
         self._check(prefix.length + longest)
