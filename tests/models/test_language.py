@@ -14,7 +14,7 @@ import torch
 
 from tests.tolerances import LOGITS_F32
 from vzvideo.errors import BudgetError, ModelError
-from vzvideo.models import loader
+from vzvideo.models import attribution, loader
 from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings
 from vzvideo.models.language import LanguageModel
 from vzvideo.types import FrameBatch, VisualTokens
@@ -372,7 +372,7 @@ def test_attended_equals_a_plain_run_without_cache(
     language: LanguageModel, tokens: VisualTokens, answer: str
 ) -> None:
     prefix = language.prefill(tokens)
-    found = language.attention_to_video(prefix, QUESTION, answer)
+    found = attribution.attention_to_video(language, prefix, QUESTION, answer)
     assert found.shape == (len(tokens),)
     assert float(found.sum()) == pytest.approx(1, abs=LOGITS_F32)
     expected = attended_cold(language, tokens, language.prompt_ids(prefix, QUESTION), answer)
@@ -383,9 +383,13 @@ def test_attended_does_not_depend_on_how_many_tokens_are_held(
     language: LanguageModel, tokens: VisualTokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefix = language.prefill(tokens)
-    found = language.attention_to_video(prefix, QUESTION, "A man rides a bike on a dirt track.")
-    monkeypatch.setattr("vzvideo.models.language._ATTENTION_CHUNK", 3)
-    again = language.attention_to_video(prefix, QUESTION, "A man rides a bike on a dirt track.")
+    found = attribution.attention_to_video(
+        language, prefix, QUESTION, "A man rides a bike on a dirt track."
+    )
+    monkeypatch.setattr("vzvideo.models.attribution._CHUNK", 3)
+    again = attribution.attention_to_video(
+        language, prefix, QUESTION, "A man rides a bike on a dirt track."
+    )
     torch.testing.assert_close(found, again, atol=LOGITS_F32, rtol=0)
 
 
@@ -393,7 +397,7 @@ def test_attended_leaves_all_as_it_was(language: LanguageModel, tokens: VisualTo
     prefix = language.prefill(tokens)
     held, before = prefix.cache.get_seq_length(), language.logits(prefix, QUESTION)
     keys = [layer.keys.clone() for layer in prefix.cache.layers]
-    language.attention_to_video(prefix, "Who is there?", "A man.")
+    attribution.attention_to_video(language, prefix, "Who is there?", "A man.")
     assert language.model.model.language_model.config._attn_implementation == "sdpa"
     assert (prefix.cache.get_seq_length(), prefix.busy, prefix.asked) == (held, False, 0)
     for layer, expected in zip(prefix.cache.layers, keys, strict=True):
@@ -411,7 +415,7 @@ def test_attention_is_plain_only_while_it_is_looked_at(
 
     hook = language.model.model.language_model.layers[2].register_forward_pre_hook(fail)
     with pytest.raises(MemoryError):
-        language.attention_to_video(prefix, QUESTION, "A man.")
+        attribution.attention_to_video(language, prefix, QUESTION, "A man.")
     hook.remove()
     assert language.model.model.language_model.config._attn_implementation == "sdpa"
     assert not prefix.busy
@@ -420,7 +424,8 @@ def test_attention_is_plain_only_while_it_is_looked_at(
 def test_attended_follows_the_answer(language: LanguageModel, tokens: VisualTokens) -> None:
     prefix = language.prefill(tokens)
     one, other = (
-        language.attention_to_video(prefix, QUESTION, said) for said in ("A man.", "Two dogs run.")
+        attribution.attention_to_video(language, prefix, QUESTION, said)
+        for said in ("A man.", "Two dogs run.")
     )
     assert (one - other).abs().max() > 100 * LOGITS_F32
 
@@ -432,7 +437,7 @@ def test_attended_waits_for_no_answer_in_hand(
     with closing(language.stream(prefix, "Who?", max_new_tokens=200)) as pieces:
         next(iter(pieces))
         with pytest.raises(ModelError, match="still being generated"):
-            language.attention_to_video(prefix, QUESTION, "A man.")
+            attribution.attention_to_video(language, prefix, QUESTION, "A man.")
 
 
 def test_a_yes_is_as_probable_as_its_first_token(

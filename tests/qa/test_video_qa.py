@@ -10,6 +10,7 @@ import pytest
 
 import vzvideo
 from vzvideo.errors import ModelError, SettingsError
+from vzvideo.models import attribution
 from vzvideo.qa.video_qa import VideoQA
 
 
@@ -149,14 +150,14 @@ def test_evidence_is_what_makes_the_answer_likely(qa: VideoQA, clip: Path) -> No
     np.testing.assert_array_equal(found.pts_s, encoded.tokens.pts_s)
     prefix, _ = qa.prefill(encoded.tokens)
     asked = (prefix, "What happens?", answer.text)
-    told, neutral = qa.language.frame_log_likelihoods(
-        *asked[:2], [answer.text, "Something is shown."], encoded.tokens.frame
+    told, neutral = attribution.frame_log_likelihoods(
+        qa.language, *asked[:2], [answer.text, "Something is shown."], encoded.tokens.frame
     )
     length = len(qa.language.tokenizer(answer.text, add_special_tokens=False).input_ids)
     likely = np.exp(np.subtract(told, neutral) * min(length, 4))
     np.testing.assert_allclose(found.frames, likely / likely.sum(), rtol=1e-5)
     # Within a frame by where the answer looked.
-    attended = qa.language.attention_to_video(*asked).numpy().reshape(4, 5)
+    attended = attribution.attention_to_video(qa.language, *asked).numpy().reshape(4, 5)
     within = found.tokens.reshape(4, 5) / found.frames[:, None]
     np.testing.assert_allclose(within, attended / attended.sum(1, keepdims=True), rtol=1e-5)
     # By tokens as by what they came in, and again later; and the answer stays what it was.

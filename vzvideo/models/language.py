@@ -11,9 +11,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import (
     DynamicCache,
@@ -33,7 +31,6 @@ from vzvideo.types import VisualTokens
 SHORTEST_ANSWER = 16  # tokens; with less room left, a question is refused instead of cut short
 # Tokens of video that a batch of questions may hold in copies; one question may hold more.
 _BATCH_TOKENS = 8192
-_ATTENTION_CHUNK = 32  # tokens of an answer whose attention weights are held at a time
 
 
 class LanguageModel:
@@ -154,7 +151,7 @@ class LanguageModel:
         """Scores (vocabulary,) of the answer's first token, float32. `prefix` stays as it was."""
         ids = self.prompt_ids(prefix, question)
         done = prefix.cache.get_seq_length()
-        with self._using(prefix):
+        with self.using(prefix):
             try:
                 scores = self.model(
                     input_ids=ids[:, done:], **cache_argument(prefix.cache), logits_to_keep=1
@@ -169,47 +166,9 @@ class LanguageModel:
             return None
         return self.yes_no.probability(self.logits(prefix, question))
 
-    @torch.inference_mode()
-    def attention_to_video(self, prefix: Prefix, question: str, answer: str) -> Tensor:
-        """How strongly `answer` attends to each visual token: (V,) float32, summing to 1.
-
-        Over its tokens, the heads, and the last third of the layers. Of the frames it says little:
-        the first and the last draw most, whatever is asked. Reads question and answer once
-        more, in plain attention, for the fused kind keeps no weights. `prefix` stays as it was.
-        """
-        said = self._tokens(answer)
-        with self._using(prefix):
-            known, cache = prefix.cache.get_seq_length(), copy_cache(prefix.cache)
-            ids = torch.cat([self.prompt_ids(prefix, question)[:, known:], self._row(said)], dim=1)
-        video = self._visual(prefix)
-        asking = ids.shape[1] - len(said) - 1  # what stands last before a token predicts it
-        if asking:
-            self.model(input_ids=ids[:, :asking], **cache_argument(cache), logits_to_keep=1)
-        heard = torch.zeros(int(video.sum()), device=self.device)
-        with self._plain_attention():
-            for part in ids[:, asking:].split(_ATTENTION_CHUNK, dim=1):
-                layers = self.model(
-                    input_ids=part,
-                    **cache_argument(cache),
-                    logits_to_keep=1,
-                    output_attentions=True,
-                ).attentions
-                for weights in layers[-(len(layers) // 3 or 1) :]:  # (1, heads, queries, keys)
-                    heard += weights[0, ..., : len(video)][..., video].float().sum((0, 1))
-        return heard / heard.sum().clamp(min=torch.finfo(heard.dtype).tiny)
-
     @contextmanager
-    def _plain_attention(self) -> Iterator[None]:
-        model = self.decoder
-        usual = model.config._attn_implementation
-        model.set_attn_implementation("eager")
-        try:
-            yield
-        finally:
-            model.set_attn_implementation(usual)
-
-    @contextmanager
-    def _using(self, prefix: Prefix) -> Iterator[None]:
+    def using(self, prefix: Prefix) -> Iterator[None]:
+        """The model goes on from a prefix, which nobody else may use meanwhile."""
         with prefix.in_use():
             self.family.resume(prefix.ahead)
             yield
@@ -238,7 +197,7 @@ class LanguageModel:
             question of a conversation. Without it `prefix` stays as it was.
         """
         how = Generation(max_new_tokens, temperature, num_beams)
-        with self._using(prefix):
+        with self.using(prefix):
             yield from self._stream(prefix, question, remember, how)
 
     def _stream(
@@ -295,7 +254,7 @@ class LanguageModel:
         # As many at a time as keep the copies of the video within _COPIED tokens.
         rows = max(1, _BATCH_TOKENS // (prefix.length * num_beams))
         answers = []
-        with self._using(prefix):
+        with self.using(prefix):
             for first in range(0, len(tails), rows):
                 answers += self._answer_batch(prefix, tails[first : first + rows], how)
         return answers
@@ -316,53 +275,20 @@ class LanguageModel:
 
         The token that ends an answer counts as one of its own. `prefix` stays as it was.
         """
-        said = [[*self._tokens(text), self.end] for text in answers]
-        return [float(each.mean()) for each in self._continued(prefix, question, said)]
+        said = [[*self.token_ids(text), self.end] for text in answers]
+        return [float(each.mean()) for each in self.log_probabilities(prefix, question, said)]
 
-    def frame_log_likelihoods(
-        self, prefix: Prefix, question: str, answers: list[str], frame: NDArray[np.integer]
-    ) -> list[list[float]]:
-        """How likely each frame by itself makes each answer to a first question: mean
-        log-probability a token, nats. All the other frames are hidden from question and answer.
-
-        frame: (V,), the frame of each visual token; those that have one count, in order. `prefix`
-            stays as it was.
-        """
-        visible = self._frame_masks(prefix, frame)
-        said = [text for answer in answers for text in [self._tokens(answer)] * len(visible)]
-        seen = self._continued(prefix, question, said, visible.repeat(len(answers), 1))
-        means = [float(each.mean()) for each in seen]
-        return [means[at : at + len(visible)] for at in range(0, len(means), len(visible))]
-
-    def frame_yes_log_probabilities(
-        self, prefix: Prefix, question: str, frame: NDArray[np.integer]
-    ) -> list[float] | None:
-        """The same of a yes; None where the tokenizer does not tell it from a no."""
-        visible = self._frame_masks(prefix, frame)
-        told = self._logits_behind(prefix, question, [[]] * len(visible), visible)
-        found = [self.yes_no.log_probability(each[0]) for each in told]
-        return None if None in found else [each for each in found if each is not None]
-
-    def _frame_masks(self, prefix: Prefix, frame: NDArray[np.integer]) -> Tensor:
-        """(frames, tokens of `prefix`), 0 for those of all other frames."""
-        video = self._visual(prefix)
-        shown = torch.from_numpy(frame).to(self.device)
-        frames = shown.unique()
-        visible = torch.ones((len(frames), len(video)), dtype=torch.long, device=self.device)
-        visible[:, video] = (shown == frames[:, None]).long()
-        return visible
-
-    def _continued(
+    def log_probabilities(
         self, prefix: Prefix, question: str, said: list[list[int]], visible: Tensor | None = None
     ) -> Iterator[Tensor]:
         """Log-probabilities of the tokens of each text behind a first question."""
-        logits = self._logits_behind(prefix, question, [text[:-1] for text in said], visible)
+        logits = self.logits_behind(prefix, question, [text[:-1] for text in said], visible)
         for each, text in zip(logits, said, strict=True):
             wanted = torch.tensor(text, device=self.device)
             yield each.log_softmax(-1).gather(1, wanted[:, None])[:, 0]
 
     @torch.inference_mode()
-    def _logits_behind(
+    def logits_behind(
         self, prefix: Prefix, question: str, texts: list[list[int]], visible: Tensor | None
     ) -> Iterator[Tensor]:
         """Scores (tokens of the text + 1, vocabulary) of what follows a first question and each
@@ -372,7 +298,7 @@ class LanguageModel:
         longest = len(tail) + max(map(len, texts))
         self._check(prefix.length + longest)
         rows = max(1, _BATCH_TOKENS // (prefix.length + longest))
-        with self._using(prefix):
+        with self.using(prefix):
             for first in range(0, len(texts), rows):
                 some = texts[first : first + rows]
                 ids = torch.full((len(some), longest), self.pad, device=self.device)
@@ -395,11 +321,12 @@ class LanguageModel:
                 for row, text in enumerate(some):
                     yield logits[row, : len(text) + 1]
 
-    def _tokens(self, text: str) -> list[int]:
+    def token_ids(self, text: str) -> list[int]:
+        """A text by itself, without special tokens."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
-    def _visual(self, prefix: Prefix) -> Tensor:
+    def visual(self, prefix: Prefix) -> Tensor:
         """Where of a prefix's tokens (S,) the video's are."""
         return prefix.ids[0] == self.video_token if prefix.visual is None else prefix.visual
 

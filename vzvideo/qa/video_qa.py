@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vzvideo import config, visionzip
 from vzvideo.errors import ModelError, SettingsError
-from vzvideo.models import catalog, weights
+from vzvideo.models import attribution, catalog, weights
 from vzvideo.models.encoder import Encoder
 from vzvideo.models.language import LanguageModel
 from vzvideo.models.prefix import Prefix
@@ -313,12 +313,14 @@ class VideoQA:
         language, asked, said = self.language, answer.question, answer.text
         nats, length = None, 1
         if yes_or_no(said) is not None:
-            nats = language.frame_yes_log_probabilities(prefix, asked, tokens.frame)
+            nats = attribution.frame_yes_log_probabilities(language, prefix, asked, tokens.frame)
         if nats is None:
-            both = language.frame_log_likelihoods(prefix, asked, [said, NEUTRAL], tokens.frame)
+            both = attribution.frame_log_likelihoods(
+                language, prefix, asked, [said, NEUTRAL], tokens.frame
+            )
             nats = [told - neutral for told, neutral in zip(*both, strict=True)]
             length = len(language.tokenizer(said, add_special_tokens=False).input_ids)
-        attended = language.attention_to_video(prefix, asked, said).cpu().numpy()
+        attended = attribution.attention_to_video(language, prefix, asked, said).cpu().numpy()
         return evidence(nats, length, attended, tokens.frame, tokens.pts_s)
 
     def chat(self, source: Source, *, progress: Progress | None = None, **changes: Any) -> Chat:

@@ -22,7 +22,7 @@ from vzvideo.config import Settings
 from vzvideo.corpus.estimate import estimate
 from vzvideo.corpus.manifest import Task
 from vzvideo.errors import SettingsError
-from vzvideo.models import catalog, check, loader, weights
+from vzvideo.models import attribution, catalog, check, loader, weights
 from vzvideo.models.encoder import NO_COMPRESSION, ZipSettings
 from vzvideo.models.families import family_of
 from vzvideo.models.prefix import Prefix, copy_cache
@@ -202,8 +202,10 @@ def test_a_frame_by_itself_is_told_nothing_of_the_others(
 
     def told(prefix: Prefix) -> NDArray[np.floating]:
         """By a sentence, another one and a yes (3, T)."""
-        said = language.frame_log_likelihoods(prefix, QUESTION, ["A man.", "It is"], tokens.frame)
-        yes = language.frame_yes_log_probabilities(prefix, QUESTION, tokens.frame)
+        said = attribution.frame_log_likelihoods(
+            language, prefix, QUESTION, ["A man.", "It is"], tokens.frame
+        )
+        yes = attribution.frame_yes_log_probabilities(language, prefix, QUESTION, tokens.frame)
         assert yes is not None
         return np.array([*said, yes])
 
@@ -224,9 +226,9 @@ def test_a_frame_by_itself_is_told_nothing_of_the_others(
     prefix = language.prefill(tokens)
     scores = language.logits(prefix, QUESTION)
     first = language.tokenizer("A", add_special_tokens=False).input_ids[0]
-    ((said,),) = language.frame_log_likelihoods(prefix, QUESTION, ["A"], tokens.frame)
+    ((said,),) = attribution.frame_log_likelihoods(language, prefix, QUESTION, ["A"], tokens.frame)
     assert said == pytest.approx(float(scores.log_softmax(-1)[first]), abs=LOGITS_F32)
-    yes = language.frame_yes_log_probabilities(prefix, QUESTION, tokens.frame)
+    yes = attribution.frame_yes_log_probabilities(language, prefix, QUESTION, tokens.frame)
     assert yes == pytest.approx([language.yes_no.log_probability(scores)], abs=LOGITS_F32)
 
 
