@@ -78,6 +78,13 @@ def test_what_does_not_fit_the_window_is_an_error_of_its_cell(checkpoint: Path, 
     assert "spans" not in found
 
 
+def test_a_brief_look_asks_of_the_fewest_frames(checkpoint: Path, clip: Path) -> None:
+    setup = Setup(model=str(checkpoint), quick=True, brief=True, repeats=1, video=clip)
+    found = ask.measure(setup)
+    assert [cell["frames"] for cell in found["cells"]] == [8]
+    assert found["spans"]
+
+
 def test_ten_questions_are_compared_with_one(setup: Setup) -> None:
     found = ask.measure_questions(setup)
     assert [cell["questions"] for cell in found["cells"]] == [1, 10]

@@ -44,6 +44,18 @@ def test_every_number_comes_with_its_repetitions(results: Any) -> None:
         assert any(under / over == pytest.approx(limit) for limit in cell["limit_s"]["each"])
 
 
+def test_a_brief_look_takes_times_in_this_process_alone(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("in_child", "peaks_in_child"):
+        monkeypatch.setattr(encoder, name, lambda *given: pytest.fail("starts a process"))
+    found = encoder.measure(Setup(str(checkpoint), repeats=1, quick=True, brief=True))
+    (cell,) = found["cells"]
+    assert cell["vzvideo_to_plain"]["each"]
+    assert "peak_bytes" not in cell["ways"]["vzvideo"]
+    assert "profile" not in found
+
+
 def test_only_eager_attention_makes_square_tensors(results: Any) -> None:
     seen = results["squares"]
     for way in ("vzvideo", "plain"):

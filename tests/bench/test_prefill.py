@@ -46,6 +46,15 @@ def test_whole_frames_and_zipped_ones_are_read(results: Any) -> None:
     assert {"prefill_whole_to_zipped", "first_token_whole_to_zipped"} <= results.keys()
 
 
+def test_a_brief_look_takes_times_in_this_process_alone(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefill, "peaks_in_child", lambda *given: pytest.fail("starts a process"))
+    found = prefill.measure(Setup(str(checkpoint), repeats=1, quick=True, brief=True))
+    assert all(cell["prefill_s"]["each"] for cell in found["cells"])
+    assert not any("peak_bytes" in cell for cell in found["cells"])
+
+
 def test_cells_that_do_not_fit_say_so(checkpoint: Path, no_processes: None) -> None:
     found = prefill.measure(Setup(str(checkpoint), repeats=1))
     cells = {(c["frames"], c["tokens_per_frame"], c["whole"]): c for c in found["cells"]}

@@ -48,7 +48,7 @@ Run = Callable[[Tensor], Any]
 def measure(setup: Setup) -> Numbers:
     batches = QUICK_BATCHES if setup.quick else BATCHES
     memory: dict[str, list[dict[int, int | str]]] = {name: [] for name in WAYS}
-    for turn in range(1 if setup.quick else 3):
+    for turn in range(0 if setup.brief else 1 if setup.quick else 3):
         for name in rotate(memory, turn):
             memory[name].append(peaks_in_child(_memory, setup, name, batches))
     encoder = _load(setup)
@@ -62,11 +62,13 @@ def measure(setup: Setup) -> Numbers:
     timed = ways | ({"compiled": compiled(encoder)} if setup.compiled else {})
     found["cells"] = []
     for batch in batches:
-        peaks = {name: [turn[batch] for turn in memory[name]] for name in WAYS}
+        peaks = {name: [turn[batch] for turn in memory[name]] for name in WAYS if memory[name]}
         try:
             found["cells"].append(_cell(encoder, timed, batch, peaks, setup))
         except RuntimeError as error:  # there is no room for so many
             found["cells"].append({"frames": batch, "error": error_line(error)})
+    if setup.brief:
+        return found
     try:  # in a process of its own, for a profiler leaves its traces
         found["profile"] = in_child(_profile, setup)
     except RuntimeError as error:
@@ -120,7 +122,7 @@ def _cell(
     ):
         if name in taken and other in taken:
             cell[f"{name}_to_{other}"] = ratio(taken[name], taken[other])
-    if {"vzvideo", "plain"} <= taken.keys() and min(peaks["plain"]) > 0:  # type: ignore[operator]
+    if {"vzvideo", "plain"} <= taken.keys() & peaks.keys() and min(peaks["plain"]) > 0:  # type: ignore[operator]
         cell["vzvideo_to_plain_peak"] = ratio(peaks["vzvideo"], peaks["plain"])  # type: ignore[arg-type]
     return cell
 

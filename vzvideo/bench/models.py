@@ -40,7 +40,8 @@ class Setup:
     with `layers` layers of tower and language model where a few will do for a trial;
     `shared_layers`: the language model's read the weights of one (see `make`). scratch: for clips
     made here. video: for the end-to-end parts, in place of a made clip. compiled: the encoder
-    through torch.compile, too. quick: smaller and fewer of all.
+    through torch.compile, too. quick: smaller and fewer of all; brief: of
+    these the least, and no memory, which is measured in fresh processes that take long to start.
     """
 
     model: str = ""
@@ -51,6 +52,7 @@ class Setup:
     shared_layers: bool = False
     repeats: int = 7
     quick: bool = False
+    brief: bool = False
     compiled: bool = False
     scratch: Path = Path(".cache/benchmark")
     video: Path | None = None

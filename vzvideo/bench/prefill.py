@@ -46,7 +46,10 @@ def measure(setup: Setup) -> Numbers:
     counts = QUICK_FRAMES if setup.quick else FRAMES
     budgets: Sequence[Budget] = QUICK_BUDGETS if setup.quick else BUDGETS
     # Before this process holds the model as well, which a GPU may have no room for.
-    memory = {budget: peaks_in_child(_memory, setup, _name(budget), counts) for budget in budgets}
+    memory = {
+        budget: {} if setup.brief else peaks_in_child(_memory, setup, _name(budget), counts)
+        for budget in budgets
+    }
     encoder, language = load(setup)
     budgets = [budget for budget in budgets if (budget or 0) <= encoder.tokens]
     most = {budget: most_frames(encoder, language, budget) for budget in budgets}
@@ -63,7 +66,7 @@ def measure(setup: Setup) -> Numbers:
     for frames in counts:
         fit = [budget for budget in budgets if frames <= most[budget]]
         cells, ratios = _measure_one(
-            encoder, language, frames, fit, {b: memory[b][frames] for b in fit}, setup
+            encoder, language, frames, fit, {b: memory[b][frames] for b in fit if memory[b]}, setup
         )
         found["cells"] += [
             _about(encoder, frames, budget) | cells.get(budget, {"fits": False})
