@@ -76,12 +76,13 @@ def load(setup: Setup) -> tuple[Encoder, LanguageModel]:
     return encoder, LanguageModel(model, tokenizer)
 
 
-def make(setup: Setup, auto: Any, config: Any) -> Any:
-    """A model of `config` and random weights, of the transformers class `auto`, on its device."""
+def make(setup: Setup, auto: Any, config: Any, dtype: torch.dtype | None = None) -> Any:
+    """A model of `config` and random weights, of the transformers class `auto`, on its device;
+    dtype: the 16 bits that this is quick with, unless told."""
 
     def new(where: str) -> Any:
         with torch.device(where):
-            return auto.from_config(config, dtype=random_dtype(setup))
+            return auto.from_config(config, dtype=dtype or random_dtype(setup))
 
     torch.manual_seed(SEED)
     if not setup.shared_layers:
