@@ -22,7 +22,7 @@ Fit = Literal["crop", "pad", "squash"]
 ENCODING = {
     *("frames", "tokens_per_frame", "dominant", "contextual", "compress", "merge", "sampling"),
     *("keep", "fps", "start_s", "end_s", "decoder", "hwaccel", "deinterlace", "tone_map"),
-    "fit",
+    *("fit", "temporal"),
 }
 
 # Settings that say which model is loaded and what it keeps: too late once it is.
@@ -43,6 +43,8 @@ class Settings:
     keep: in their place, the share of a frame's tokens, for models whose frames differ in tokens.
     compress: False hands over every token of a frame.
     merge: how contextual tokens are made, "reference" or "mean"; None for what suits the model.
+    temporal: "on" merges what stands still across frames, so that the tokens go where something
+        changes; "auto" where less than a quarter is kept.
     timestamps: tell the model of each frame when it is, where it is not told so anyway.
     sampling: "uniform", "fps", "keyframes" or "scenes".
     fps: frames a second for sampling "fps", which setting it implies.
@@ -73,6 +75,7 @@ class Settings:
     keep: float | None = None
     compress: bool = True
     merge: Literal["reference", "mean"] | None = None
+    temporal: Literal["off", "on", "auto"] = "off"
     timestamps: bool = False
     sampling: Literal["uniform", "fps", "keyframes", "scenes"] = "uniform"
     fps: float = 1.0

@@ -81,6 +81,8 @@ class VisualTokens:
     grid: patches of a frame, (rows, columns).
     source: path or URL the frames came from.
     settings: what made them: model, tower, dominant, contextual, sampling and the like (JSON).
+    until: int32 (N,), up to which frame, not counted, a token stands for its place; of tokens that
+        are zipped frame by frame, the next one, which is what None means.
     """
 
     features: Tensor
@@ -91,12 +93,17 @@ class VisualTokens:
     grid: tuple[int, int]
     source: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    until: NDArray[np.int32] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if self.until is None:
+            object.__setattr__(self, "until", self.frame + np.int32(1))
         count, frames = len(self.frame), len(self.pts_s)
         if self.features.ndim != 2 or self.features.shape[0] != count:
             raise ValueError(f"features {tuple(self.features.shape)} must be ({count}, D)")
-        for name, dtype in (("frame", np.int32), ("role", np.int8), ("patch", np.int32)):
+        for name, dtype in (
+            ("frame", np.int32), ("role", np.int8), ("patch", np.int32), ("until", np.int32),
+        ):  # fmt: skip
             array = getattr(self, name)
             if array.dtype != dtype or array.shape != (count,):
                 raise ValueError(
@@ -108,6 +115,8 @@ class VisualTokens:
             raise ValueError("at least one frame and one token are needed")
         if self.frame.min() < 0 or self.frame.max() >= frames or (np.diff(self.frame) < 0).any():
             raise ValueError(f"frame must ascend within 0..{frames - 1}")
+        if (self.until <= self.frame).any() or self.until.max() > frames:
+            raise ValueError(f"until must lie behind frame, up to {frames}")
         if not np.isin(self.role, list(Role)).all():
             raise ValueError("role must hold values of Role")
         if self.patch.min() < -1 or self.patch.max() >= self.grid[0] * self.grid[1]:
@@ -119,6 +128,12 @@ class VisualTokens:
     @property
     def frames(self) -> int:
         return len(self.pts_s)
+
+    def covers(self) -> NDArray[np.bool_]:
+        """Which token stands for its place in which frame (T, N)."""
+        at = np.arange(self.frames)[:, None]
+        found: NDArray[np.bool_] = (self.frame <= at) & (at < self.until)
+        return found
 
     @property
     def tokens_before(self) -> int:

@@ -26,7 +26,8 @@ def drawn(frames: list[float], every_s: float = 1.0) -> Evidence:
     with np.errstate(divide="ignore"):
         nats = np.log(frames)
     numbers = np.arange(len(nats))
-    return evidence(nats.tolist(), 1, np.ones(len(nats)), numbers, every_s * numbers)
+    covers = np.eye(len(nats), dtype=bool)
+    return evidence(nats.tolist(), 1, np.ones(len(nats)), covers, every_s * numbers)
 
 
 @given(st.data())
@@ -36,7 +37,8 @@ def test_shares_add_up_to_one_by_token_and_by_frame(data: st.DataObject) -> None
     values = st.lists(st.floats(0.01, 100), min_size=len(frame), max_size=len(frame))
     attended = np.array(data.draw(values), np.float32)
     nats = data.draw(st.lists(st.floats(-900, 0), min_size=len(each), max_size=len(each)))
-    found = evidence(nats, 3, attended, frame, np.arange(len(each), dtype=float))
+    covers = frame == np.arange(len(each))[:, None]
+    found = evidence(nats, 3, attended, covers, np.arange(len(each), dtype=float))
     assert found.frames.sum() == pytest.approx(1)
     assert found.tokens.sum() == pytest.approx(1)
     assert np.bincount(frame, found.tokens) == pytest.approx(found.frames)
@@ -44,25 +46,30 @@ def test_shares_add_up_to_one_by_token_and_by_frame(data: st.DataObject) -> None
 
 def test_a_share_is_how_probable_a_frame_makes_the_answer() -> None:
     nats = np.log([0.2, 0.6])
-    numbers = np.arange(2)
-    found = evidence(nats.tolist(), 1, np.ones(2), numbers, numbers.astype(float))
+    found = evidence(nats.tolist(), 1, np.ones(2), np.eye(2, dtype=bool), np.arange(2.0))
     assert found.frames == pytest.approx([0.25, 0.75])
     # Forty words that follow from each other are no forty proofs.
-    four = evidence((nats / 4).tolist(), 4, np.ones(2), numbers, numbers.astype(float))
-    forty = evidence((nats / 4).tolist(), 40, np.ones(2), numbers, numbers.astype(float))
+    four = evidence((nats / 4).tolist(), 4, np.ones(2), np.eye(2, dtype=bool), np.arange(2.0))
+    forty = evidence((nats / 4).tolist(), 40, np.ones(2), np.eye(2, dtype=bool), np.arange(2.0))
     assert four.frames == pytest.approx(found.frames)
     assert forty.frames == pytest.approx(found.frames)
 
 
 def test_within_a_frame_the_share_goes_where_was_looked() -> None:
-    found = evidence([0.0, 0.0], 1, np.array([1, 3, 0, 0]), np.array([0, 0, 1, 1]), np.arange(2.0))
+    covers = np.array([[1, 1, 0, 0], [0, 0, 1, 1]], bool)
+    found = evidence([0.0, 0.0], 1, np.array([1, 3, 0, 0]), covers, np.arange(2.0))
     assert found.frames == pytest.approx([0.5, 0.5])
     assert found.tokens == pytest.approx([0.125, 0.375, 0.25, 0.25])
+    # A token that lasts has its part of every frame that it stands for.
+    covers = np.array([[1, 1, 0, 0], [0, 1, 1, 1]], bool)
+    found = evidence([0.0, 0.0], 1, np.array([1, 3, 0, 0]), covers, np.arange(2.0))
+    assert found.tokens == pytest.approx([0.125, 0.375 + 0.5, 0, 0])
 
 
 def test_frames_without_a_token_have_no_share() -> None:
     nats = np.log([0.1, 0.3]).tolist()
-    found = evidence(nats, 1, np.ones(2), np.array([0, 2]), np.arange(4.0))
+    covers = np.array([[1, 0], [0, 0], [0, 1], [0, 0]], bool)
+    found = evidence(nats, 1, np.ones(2), covers, np.arange(4.0))
     assert found.frames == pytest.approx([0.25, 0, 0.75, 0])
 
 

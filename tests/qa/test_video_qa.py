@@ -151,7 +151,7 @@ def test_evidence_is_what_makes_the_answer_likely(qa: VideoQA, clip: Path) -> No
     prefix, _ = qa.prefill(encoded.tokens)
     asked = (prefix, "What happens?", answer.text)
     told, neutral = attribution.frame_log_likelihoods(
-        qa.language, *asked[:2], [answer.text, "Something is shown."], encoded.tokens.frame
+        qa.language, *asked[:2], [answer.text, "Something is shown."], encoded.tokens.covers()
     )
     length = len(qa.language.tokenizer(answer.text, add_special_tokens=False).input_ids)
     likely = np.exp(np.subtract(told, neutral) * min(length, 4))

@@ -86,7 +86,8 @@ def drawn(seen: Inspection, seed: int = 0) -> Evidence:
     attended = np.random.default_rng(seed).uniform(0.5, 1, len(frame))
     nats = np.zeros(seen.frames)
     nats[min(1, seen.frames - 1)] = 1.4
-    return evidence(nats.tolist(), 1, attended, frame, seen.pts_s)
+    covers = frame == np.arange(seen.frames)[:, None]
+    return evidence(nats.tolist(), 1, attended, covers, seen.pts_s)
 
 
 def answer(question: str = "What is the man doing?", text: str = "A man rides a bike.") -> Answer:

@@ -68,7 +68,8 @@ def print_answer(
             lengths = (encoded.tokens.settings.get(name) for name in ("duration_s", "promised_s"))
             about |= dict(zip(("duration_s", "promised_s"), lengths, strict=True))
             about |= {"asked": encoded.asked, "decoded": encoded.tokens.frames}
-            about |= {"lost": encoded.lost, "cropped": encoded.tokens.settings.get("cropped")}
+            about |= {"lost": encoded.lost}
+            about |= {name: encoded.tokens.settings.get(name) for name in ("cropped", "static")}
         about |= evidence.about() if evidence else {}
         echo_json({"answer": about.pop("text"), **about})
     else:
@@ -100,9 +101,11 @@ def gaps(encoded: Encoded) -> str:
     """What a user should know of frames, or parts of them, that the model does not see."""
     frames = encoded.tokens.frames
     words = []
+    settings = encoded.tokens.settings
+    if settings.get("temporal"):
+        words.append(f"{settings['static']:.0%} of the places static")
     if encoded.asked > frames:
         words.append(f"{encoded.asked} frames asked for, different ones in the video: {frames}")
-    settings = encoded.tokens.settings
     duration_s, promised_s = (settings.get(name) for name in ("duration_s", "promised_s"))
     if duration_s and promised_s and promised_s - duration_s > max(1.0, _CUT_OFF * promised_s):
         read, whole = format_time(duration_s), format_time(promised_s)

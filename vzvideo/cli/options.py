@@ -85,6 +85,9 @@ _SHARED: Options = {
     "timestamps": _switch(
         ANSWER, "--timestamps", "Tell the model when each frame is, where it is not told anyway."
     ),
+    "temporal": _option(
+        COMPRESS, str, "Merge what stands still across frames: off, on or auto. (off)"
+    ),
     "no_compress": _switch(COMPRESS, "--no-compress", "Keep every token of a frame."),
 }
 _RUNNING: Options = {

@@ -158,13 +158,16 @@ class Encode(Stage):
         self._compression = compression
 
     def work(self, item: Decoded) -> Encoded:
-        from vzvideo.models.encoder import join
+        from vzvideo.models.encoder import ClipEncoder
         from vzvideo.video.base import no_frames
 
         if not item.batches:
             raise no_frames(item.work.task.video)
         begun = time.perf_counter()
-        tokens = join([self._encoder.encode(batch, self._compression) for batch in item.batches])
+        clip = ClipEncoder(self._encoder, self._compression, "temporal" in item.work.about)
+        for batch in item.batches:
+            clip.add(batch)
+        tokens = clip.tokens()
         about = tokens.settings | item.work.about
         about |= {
             "dtype": str(self._encoder.dtype).removeprefix("torch."),

@@ -68,6 +68,8 @@ class Stream:
         """See `VideoQA.stream`."""
         if wrong := OF_FILES & changes.keys():
             raise SettingsError(f"{', '.join(sorted(wrong))}: not for a stream, which takes `fps`")
+        if changes.get("temporal", "off") != "off":
+            raise SettingsError("temporal: a stream's memory merges across time by itself")
         if wrong := LOADING & changes.keys():
             raise SettingsError(f"{', '.join(sorted(wrong))}: say it to `load`, of the whole model")
         self._qa = qa

@@ -21,15 +21,15 @@ def frame_log_likelihoods(
     prefix: Prefix,
     question: str,
     answers: list[str],
-    frame: NDArray[np.integer],
+    covers: NDArray[np.bool_],
 ) -> list[list[float]]:
     """How likely each frame by itself makes each answer to a first question: mean
     log-probability a token, nats. All the other frames are hidden from question and answer.
 
-    frame: (V,), the frame of each visual token; those that have one count, in order. `prefix`
-        stays as it was.
+    covers: (T, V), which visual token shows which frame; frames that have one count, in order.
+        `prefix` stays as it was.
     """
-    visible = _frame_masks(language, prefix, frame)
+    visible = _frame_masks(language, prefix, covers)
     said = [text for answer in answers for text in [language.token_ids(answer)] * len(visible)]
     seen = language.log_probabilities(prefix, question, said, visible.repeat(len(answers), 1))
     means = [float(each.mean()) for each in seen]
@@ -37,22 +37,21 @@ def frame_log_likelihoods(
 
 
 def frame_yes_log_probabilities(
-    language: LanguageModel, prefix: Prefix, question: str, frame: NDArray[np.integer]
+    language: LanguageModel, prefix: Prefix, question: str, covers: NDArray[np.bool_]
 ) -> list[float] | None:
     """The same of a yes; None where the tokenizer does not tell it from a no."""
-    visible = _frame_masks(language, prefix, frame)
+    visible = _frame_masks(language, prefix, covers)
     told = language.logits_behind(prefix, question, [[]] * len(visible), visible)
     found = [language.yes_no.log_probability(each[0]) for each in told]
     return None if None in found else [each for each in found if each is not None]
 
 
-def _frame_masks(language: LanguageModel, prefix: Prefix, frame: NDArray[np.integer]) -> Tensor:
+def _frame_masks(language: LanguageModel, prefix: Prefix, covers: NDArray[np.bool_]) -> Tensor:
     """(frames, tokens of `prefix`), 0 for those of all other frames."""
     video = language.visual(prefix)
-    shown = torch.from_numpy(frame).to(language.device)
-    frames = shown.unique()
-    visible = torch.ones((len(frames), len(video)), dtype=torch.long, device=language.device)
-    visible[:, video] = (shown == frames[:, None]).long()
+    shown = torch.from_numpy(covers[covers.any(1)]).to(language.device)
+    visible = torch.ones((len(shown), len(video)), dtype=torch.long, device=language.device)
+    visible[:, video] = shown.long()
     return visible
 
 

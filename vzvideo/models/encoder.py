@@ -7,8 +7,8 @@ read. Of a bare vision tower, the cells are its patches.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,21 @@ from vzvideo.models.tower import Scored as Scored
 from vzvideo.types import FrameBatch, Role, VisualTokens
 from vzvideo.visionzip import NO_COMPRESSION as NO_COMPRESSION
 from vzvideo.visionzip import ZipSettings as ZipSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """Some frames of a clip as the tower sees them, G groups, nothing compressed yet.
+
+    scored: cells (G, C, ...). pts_s: float64 (G,). grid: rows and columns of the cells that have a
+    place. cropped: of a frame's area, the share that is left out.
+    """
+
+    scored: Scored
+    pts_s: NDArray[np.float64]
+    grid: tuple[int, int]
+    cropped: float
+    source: str
 
 
 class Encoder:
@@ -135,6 +150,47 @@ class Encoder:
             features = features.gather(1, order[..., None].expand_as(features))
         return self._pack(frames, features, patch, role, settings, grid or self.grid)
 
+    def look(self, frames: FrameBatch) -> Looked:
+        """uint8 frames (T, H, W, 3) -> what `zip_clip` wants of them."""
+        inputs = self.preprocess(torch.from_numpy(frames.pixels), self.device)
+        return Looked(
+            self.score(inputs),
+            group_times(frames.pts_s, self.family.frames_per_group),
+            self.family.grid(*inputs.shape[-2:]),
+            self.preprocess.cropped(*frames.pixels.shape[1:3]),
+            frames.source,
+        )
+
+    def zip_clip(self, parts: Sequence[Looked], settings: ZipSettings) -> VisualTokens:
+        """Consecutive parts of one video -> its tokens, as many as `settings` would leave of its
+        frames one by one, those that stand still merged across frames."""
+        self.check(settings)
+        grid, source = parts[0].grid, parts[0].source
+        _check_shapes([part.grid for part in parts], source)
+        scored = Scored(*map(torch.cat, zip(*(part.scored for part in parts), strict=True)))
+        groups, cells = scored.scores.shape
+        zipped = visionzip.zip_clip(
+            *scored,
+            settings.tokens_per_clip(groups, cells),
+            has_cls=self.has_cls,
+            merge=settings.merge,
+            prune=self.family.has_positions,
+        )
+        patch = (zipped.cell.cpu().numpy() - self.has_cls).astype(np.int32)
+        role = np.where(zipped.contextual.cpu().numpy(), Role.CONTEXTUAL, Role.DOMINANT)
+        noted = {"temporal": True, "static": round(zipped.static, 4)}
+        return VisualTokens(
+            features=zipped.features,
+            frame=zipped.frame.cpu().numpy().astype(np.int32),
+            role=np.where(patch < 0, Role.CLS, role).astype(np.int8),
+            patch=patch,
+            pts_s=np.concatenate([part.pts_s for part in parts]),
+            grid=grid,
+            source=source,
+            settings=asdict(settings) | noted | {"cropped": round(parts[0].cropped, 4)},
+            until=zipped.until.cpu().numpy().astype(np.int32),
+        )
+
     def encode_stream(
         self, batches: Iterable[FrameBatch], settings: ZipSettings | None = None
     ) -> Iterator[VisualTokens]:
@@ -184,6 +240,33 @@ class Encoder:
         )
 
 
+class ClipEncoder:
+    """Frames of one video on their way to tokens: zipped as they come, or across frames at the end,
+    until when the features of all of them are held."""
+
+    def __init__(self, encoder: Encoder, settings: ZipSettings, temporal: bool = False) -> None:
+        self._encoder, self._settings, self._temporal = encoder, settings, temporal
+        self._zipped: list[VisualTokens] = []
+        self._looked: list[Looked] = []
+
+    @property
+    def empty(self) -> bool:
+        return not (self._zipped or self._looked)
+
+    def add(self, frames: FrameBatch) -> None:
+        """The next frames (T, H, W, 3)."""
+        if self._temporal:
+            self._looked.append(self._encoder.look(frames))
+        else:
+            self._zipped.append(self._encoder.encode(frames, self._settings))
+
+    def tokens(self) -> VisualTokens:
+        """Of all that were added, at least one."""
+        if self._temporal:
+            return self._encoder.zip_clip(self._looked, self._settings)
+        return join(self._zipped)
+
+
 def group_times(pts_s: NDArray[np.float64], per_group: int) -> NDArray[np.float64]:
     """Times (T,) of frames -> those (G,) of groups, the mean of each; the last frame is repeated up
     to a whole group, as the models' processors do."""
@@ -196,12 +279,7 @@ def group_times(pts_s: NDArray[np.float64], per_group: int) -> NDArray[np.float6
 
 def join(parts: list[VisualTokens]) -> VisualTokens:
     """Consecutive parts of one video as one."""
-    if len({part.grid for part in parts}) > 1:
-        raise ModelError(
-            f"{parts[0].source}: frames change their shape within the video, which this model "
-            "cannot be shown as one; ask of a part of it (start_s, end_s)",
-            code="shape",
-        )
+    _check_shapes([part.grid for part in parts], parts[0].source)
     first = np.cumsum([0, *(part.frames for part in parts[:-1])])
     return replace(
         parts[0],
@@ -209,5 +287,15 @@ def join(parts: list[VisualTokens]) -> VisualTokens:
         frame=np.concatenate([p.frame + np.int32(n) for p, n in zip(parts, first, strict=True)]),
         role=np.concatenate([part.role for part in parts]),
         patch=np.concatenate([part.patch for part in parts]),
+        until=np.concatenate([p.until + np.int32(n) for p, n in zip(parts, first, strict=True)]),
         pts_s=np.concatenate([part.pts_s for part in parts]),
     )
+
+
+def _check_shapes(grids: Sequence[tuple[int, int]], source: str) -> None:
+    if len(set(grids)) > 1:
+        raise ModelError(
+            f"{source}: frames change their shape within the video, which this model cannot be "
+            "shown as one; ask of a part of it (start_s, end_s)",
+            code="shape",
+        )

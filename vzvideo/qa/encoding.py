@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from vzvideo.errors import SettingsError
-from vzvideo.models.encoder import join
 from vzvideo.qa.prefetch import Prefetch, Span, StageTimer
 from vzvideo.qa.store import TokenCache, is_playlist
 from vzvideo.types import FrameBatch, VisualTokens, is_token_file
@@ -127,15 +126,15 @@ class CachedEncoder:
 
     def encode_frames(self, frames: FrameBatch, recipe: Recipe) -> Encoded:
         """The tokens of frames in memory, which are not kept."""
-        clock, parts = StageTimer(), []
+        clock, clip = StageTimer(), recipe.start()
         each = recipe.settings.batch
         with clock.stage("encode"):
             for first in range(0, len(frames), each):
                 some = slice(first, first + each)
                 batch = FrameBatch(frames.pixels[some], frames.pts_s[some], frames.source)
-                parts.append(recipe.encoder.encode(batch, recipe.compression))
+                clip.add(batch)
+            tokens = clip.tokens()
             synchronize(recipe.encoder.device)
-        tokens = join(parts)
         noted = recipe.about | tokens.settings | {"asked": len(frames), "lost": frames.lost}
         tokens = replace(tokens, settings=noted)
         seconds = {"decode": 0.0} | clock.seconds
@@ -148,7 +147,7 @@ class CachedEncoder:
     def _encode(self, source: str, recipe: Recipe, progress: Progress) -> Encoded:
         clock = StageTimer()
         asked = lost = 0
-        parts: list[VisualTokens] = []
+        clip = recipe.start()
         with ExitStack() as opened:
             with clock.stage("decode"):
                 found = opened.enter_context(
@@ -165,12 +164,14 @@ class CachedEncoder:
                 asked, lost = asked + batch.asked, lost + batch.lost
                 progress("decode", asked, found.asked)
                 with clock.stage("encode"):
-                    parts.append(recipe.encoder.encode(batch, recipe.compression))
+                    clip.add(batch)
                     synchronize(recipe.encoder.device)
                 progress("encode", asked, found.asked)
-        if not parts:
+        if clip.empty:
             raise no_frames(source)
-        tokens = join(parts)
+        with clock.stage("encode"):
+            tokens = clip.tokens()
+            synchronize(recipe.encoder.device)
         tokens = replace(tokens, settings=tokens.settings | found.lengths)
         return Encoded(tokens, clock.seconds, False, asked, lost, clock.spans)
 

@@ -70,22 +70,24 @@ def evidence(
     nats: Sequence[float],
     length: int,
     attended: NDArray[np.floating],
-    frame: NDArray[np.integer],
+    covers: NDArray[np.bool_],
     pts_s: NDArray[np.float64],
 ) -> Evidence:
     """Shares of frames and tokens.
 
     nats: by each frame that has a token, alone, how much likelier the answer is than another, a
         token of its `length`.
-    attended: (N,), not negative, to each token; frame: (N,), the frame of each.
+    attended: (N,), not negative, to each token; covers: (T, N), the frames that each stands for,
+        over which it is spread.
     """
     whole = np.array(nats, np.float64) * min(max(length, 1), _INDEPENDENT)
     likely = np.exp(whole - whole.max())
-    with_tokens, place = np.unique(frame, return_inverse=True)
     frames = np.zeros(len(pts_s))
-    frames[with_tokens] = likely / likely.sum()
+    frames[covers.any(1)] = likely / likely.sum()
     weights = attended.astype(np.float64) + np.finfo(float).tiny  # even where nothing was looked at
-    tokens = frames[frame] * weights / np.bincount(place, weights)[place]
+    within = covers * weights
+    within /= within.sum(1, keepdims=True).clip(min=np.finfo(float).tiny)
+    tokens = frames @ within
     return Evidence(tokens, frames, pts_s)
 
 

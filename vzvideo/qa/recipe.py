@@ -12,9 +12,13 @@ from vzvideo import config, visionzip
 from vzvideo._version import __version__
 from vzvideo.errors import SettingsError
 from vzvideo.models.catalog import ModelCard
-from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings
+from vzvideo.models.encoder import NO_COMPRESSION, ClipEncoder, Encoder, ZipSettings
 from vzvideo.models.language import SHORTEST_ANSWER, LanguageModel
 from vzvideo.video import sampling
+
+# Of a frame's tokens, the share below which "auto" merges across frames: where more are kept,
+# nothing is gained by it, as published.
+_FEW = 0.25
 
 
 @dataclass(frozen=True)
@@ -23,15 +27,21 @@ class Recipe:
 
     encoder: fits frames as the settings say. frames: as many at most. size: shortest edge that
     frames are scaled to, in pixels.
+    temporal: whether what stands still is merged across frames.
     about: what the tokens are marked with (JSON), by which the cache tells them apart.
     """
 
     encoder: Encoder
     settings: config.Settings
     compression: ZipSettings
+    temporal: bool
     frames: int
     size: int
     about: dict[str, Any]
+
+    def start(self) -> ClipEncoder:
+        """For the frames of one video."""
+        return ClipEncoder(self.encoder, self.compression, self.temporal)
 
 
 @dataclass(frozen=True)
@@ -67,11 +77,14 @@ class Recipes:
         }
         if encoder is not self.encoder:  # else tokens are those of a model asked as it was trained
             about["fit"] = settings.fit
+        if temporal := self._temporal(settings, compression):
+            about["temporal"] = True
         size = 2 * encoder.preprocess.size  # twice what the tower sees; its own resize follows
         # What a model looks at together is encoded together.
         at_once = self.encoder.family.frames_per_group
         batch = settings.batch + -settings.batch % at_once
-        return Recipe(encoder, settings.replace(batch=batch), compression, frames, size, about)
+        settings = settings.replace(batch=batch)
+        return Recipe(encoder, settings, compression, temporal, frames, size, about)
 
     def budget(self, settings: config.Settings, question: str) -> visionzip.Budget:
         """See `VideoQA.plan`."""
@@ -94,6 +107,12 @@ class Recipes:
             # With a rate the video decides, up to what fits.
             most_frames=None if settings.sampling == "fps" else self.card.frames,
         )
+
+    def _temporal(self, settings: config.Settings, compression: ZipSettings) -> bool:
+        kept = compression.tokens_per_frame(self.encoder.tokens) / self.encoder.tokens
+        if settings.temporal == "on" and kept == 1:
+            raise SettingsError('temporal="on": nothing is compressed here; say how much to keep')
+        return settings.temporal == "on" or (settings.temporal == "auto" and kept < _FEW)
 
     def _compression(self, settings: config.Settings) -> ZipSettings:
         if not settings.compress or settings.keep == 1:

@@ -42,6 +42,8 @@ def save(tokens: VisualTokens, path: Path, more: Mapping[str, Tensor] | None = N
     tensors = {**(more or {}), "features": tokens.features.detach().cpu().contiguous()}
     for name in _ARRAYS:
         tensors[name] = torch.tensor(getattr(tokens, name))  # a copy: no two may share memory
+    if (tokens.until > tokens.frame + 1).any():  # else a reader of before understands the file
+        tensors["until"] = torch.tensor(tokens.until)
     about = {
         "format": FORMAT,
         "grid": tokens.grid,
@@ -84,6 +86,7 @@ def load_with_extras(path: Path) -> tuple[VisualTokens, dict[str, Tensor]]:
         tokens = VisualTokens(
             features=tensors.pop("features"),
             **{name: tensors.pop(name).numpy() for name in _ARRAYS},
+            until=tensors.pop("until").numpy() if "until" in tensors else None,  # type: ignore[arg-type]
             grid=(about["grid"][0], about["grid"][1]),
             source=about["source"],
             settings=about["settings"],

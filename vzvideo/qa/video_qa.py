@@ -309,19 +309,20 @@ class VideoQA:
                 f"evidence: {source} is a video; give the tokens that were asked, qa.encode(video)"
             )
         tokens = encoded.tokens
+        covers = tokens.covers()
         prefix, _ = self.prefill(tokens)
         language, asked, said = self.language, answer.question, answer.text
         nats, length = None, 1
         if yes_or_no(said) is not None:
-            nats = attribution.frame_yes_log_probabilities(language, prefix, asked, tokens.frame)
+            nats = attribution.frame_yes_log_probabilities(language, prefix, asked, covers)
         if nats is None:
             both = attribution.frame_log_likelihoods(
-                language, prefix, asked, [said, NEUTRAL], tokens.frame
+                language, prefix, asked, [said, NEUTRAL], covers
             )
             nats = [told - neutral for told, neutral in zip(*both, strict=True)]
             length = len(language.tokenizer(said, add_special_tokens=False).input_ids)
         attended = attribution.attention_to_video(language, prefix, asked, said).cpu().numpy()
-        return evidence(nats, length, attended, tokens.frame, tokens.pts_s)
+        return evidence(nats, length, attended, covers, tokens.pts_s)
 
     def chat(self, source: Source, *, progress: Progress | None = None, **changes: Any) -> Chat:
         """A conversation about one video; later questions do not pay for it again."""

@@ -36,7 +36,8 @@ class ZippedClip(NamedTuple):
 
     features: (N, E). frame, until: (N,) int64, the stretch of frames that each stands for,
     half-open. cell: (N,) int64, its place. assignment: (T, C) int64, the output each input went
-    into, -1 where it was dropped. static: share of all cells that were merged across frames.
+    into, -1 where it was dropped. contextual: (N,) bool, whether others of its frame were merged
+    into it. static: share of all cells that were merged across frames.
     """
 
     features: Tensor
@@ -44,6 +45,7 @@ class ZippedClip(NamedTuple):
     until: Tensor
     cell: Tensor
     assignment: Tensor
+    contextual: Tensor
     static: float
 
 
@@ -91,6 +93,7 @@ def zip_clip(
     has_cls: bool = True,
     longest: int | None = None,
     merge: Literal["reference", "mean"] = "reference",
+    prune: bool = False,
 ) -> ZippedClip:
     """features (T, C, E), scores (T, C), keys (T, C, K) -> ZippedClip.
 
@@ -102,6 +105,9 @@ def zip_clip(
         others dropped; or density peaks (Rodriguez and Laio 2014), the others averaged into
         theirs.
     has_cls: whether cell 0 is a CLS, which is always a frame's own.
+    merge: of a frame's own cells, see `compress`.
+    prune: a static cell is what it was in its first frame, not the mean, for models to which its
+        place and time mean something; the tokens of a frame then stand in raster order.
 
     Raises ValueError where shapes disagree or nothing is to be kept.
     """
@@ -124,7 +130,7 @@ def zip_clip(
     own = [scores.shape[1] - each for each in lasting]
     parts = [(end - begin, each) for (begin, end), each in zip(windows, own, strict=True)]
     room = _shared_out(count, [n for length, n in parts for _ in range(length)], lasting)
-    made = _Made(features, has_cls)
+    made = _Made(features, has_cls, prune)
     for (begin, end), cells, of_window in zip(windows, still, room[1], strict=True):
         own_cells, static_cells = (~cells).nonzero()[:, 0], cells.nonzero()[:, 0]
         wanted = room[0][begin:end]
@@ -223,8 +229,8 @@ def _peaks(features: Tensor, _: Tensor, count: int) -> tuple[Tensor, Tensor]:
 class _Made:
     """Tokens of a clip as they are made, in any order."""
 
-    def __init__(self, features: Tensor, has_cls: bool) -> None:
-        self._features, self._has_cls = features, has_cls
+    def __init__(self, features: Tensor, has_cls: bool, prune: bool) -> None:
+        self._features, self._has_cls, self._prune = features, has_cls, prune
         self._tokens: list[Tensor] = []
         self._about: list[Tensor] = []  # frame, until, contextual or not, cell
         self._count = 0
@@ -259,8 +265,11 @@ class _Made:
         mean = self._features[begin:end, cells].float().mean(0)
         kept, goes = choose(mean, scores[begin:end, cells].float().mean(0), size)
         taken = goes >= 0
-        groups = F.one_hot(goes[taken], size).to(mean.dtype)
-        merged = groups.T @ mean[taken] / groups.sum(0)[:, None]
+        if self._prune:
+            merged = self._features[begin, cells[kept]]
+        else:
+            groups = F.one_hot(goes[taken], size).to(mean.dtype)
+            merged = groups.T @ mean[taken] / groups.sum(0)[:, None]
         first = torch.full_like(kept, begin)
         self._add(
             merged.to(self._features.dtype), first, torch.full_like(kept, end),
@@ -279,10 +288,12 @@ class _Made:
         frame, until, late, cell = torch.cat(self._about, 1)
         cells = self._features.shape[1]
         # Dominant ones come in raster order; contextual ones as VisionZip has them.
-        rank = frame * 2 * cells + torch.where(late > 0, cells, cell)
+        behind = (late > 0) & (not self._prune)
+        rank = frame * 2 * cells + torch.where(behind, cells, cell)
         order = rank.argsort(stable=True)
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order), device=order.device)
         assignment = torch.where(self._goes < 0, -1, place[self._goes.clamp(min=0)])
         tokens = torch.cat(self._tokens)[order]
-        return ZippedClip(tokens, frame[order], until[order], cell[order], assignment, static)
+        frame, until, late, cell = (about[order] for about in (frame, until, late, cell))
+        return ZippedClip(tokens, frame, until, cell, assignment, late > 0, static)

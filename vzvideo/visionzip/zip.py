@@ -46,6 +46,12 @@ class ZipSettings:
         """Of a frame's `tokens`, how many come out."""
         return sum(self.counts(tokens))
 
+    def tokens_per_clip(self, frames: int, tokens: int) -> int:
+        """As many of `frames` frames; a share is one of them all."""
+        if isinstance(self.dominant, float) and isinstance(self.contextual, float):
+            return max(1, round((self.dominant + self.contextual) * frames * tokens))
+        return frames * self.tokens_per_frame(tokens)
+
 
 NO_COMPRESSION = ZipSettings(dominant=None, contextual=0)
 

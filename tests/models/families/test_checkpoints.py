@@ -203,9 +203,9 @@ def test_a_frame_by_itself_is_told_nothing_of_the_others(
     def told(prefix: Prefix) -> NDArray[np.floating]:
         """By a sentence, another one and a yes (3, T)."""
         said = attribution.frame_log_likelihoods(
-            language, prefix, QUESTION, ["A man.", "It is"], tokens.frame
+            language, prefix, QUESTION, ["A man.", "It is"], tokens.covers()
         )
-        yes = attribution.frame_yes_log_probabilities(language, prefix, QUESTION, tokens.frame)
+        yes = attribution.frame_yes_log_probabilities(language, prefix, QUESTION, tokens.covers())
         assert yes is not None
         return np.array([*said, yes])
 
@@ -226,9 +226,11 @@ def test_a_frame_by_itself_is_told_nothing_of_the_others(
     prefix = language.prefill(tokens)
     scores = language.logits(prefix, QUESTION)
     first = language.tokenizer("A", add_special_tokens=False).input_ids[0]
-    ((said,),) = attribution.frame_log_likelihoods(language, prefix, QUESTION, ["A"], tokens.frame)
+    ((said,),) = attribution.frame_log_likelihoods(
+        language, prefix, QUESTION, ["A"], tokens.covers()
+    )
     assert said == pytest.approx(float(scores.log_softmax(-1)[first]), abs=LOGITS_F32)
-    yes = attribution.frame_yes_log_probabilities(language, prefix, QUESTION, tokens.frame)
+    yes = attribution.frame_yes_log_probabilities(language, prefix, QUESTION, tokens.covers())
     assert yes == pytest.approx([language.yes_no.log_probability(scores)], abs=LOGITS_F32)
 
 
