@@ -375,6 +375,37 @@ def test_the_timeline_goes_with_the_budget(opened: Browser) -> None:
 # -- other pages
 
 
+def test_across_frames_a_lasting_token_is_lit_wherever_it_stands(
+    browser: Browser, checkpoint: Path, clip: Path, tmp_path: Path
+) -> None:
+    qa = vzvideo.load(str(checkpoint), frames=4, tokens_per_frame=5, temporal="on")
+    seen, _ = inspect_video(qa, str(clip))
+    assert seen.across is not None
+    opened = shown(browser, tmp_path, seen)
+    assert opened.js("state.budget") == "across"
+    assert f"→ {seen.across.total} (5.0 on average a frame)" in opened.js(FACTS)
+    stretches = {
+        (begin, until)
+        for begin, until in zip(seen.across.frame.tolist(), seen.across.until.tolist(), strict=True)
+        if until - begin > 1
+    }
+    bars = "document.querySelectorAll('#timeline .lasting').length"
+    assert opened.js(bars) == len(stretches) > 0
+    first = next(
+        n for n in range(seen.across.total) if seen.across.until[n] - seen.across.frame[n] > 1
+    )
+    begin, until = int(seen.across.frame[first]), int(seen.across.until[first])
+    place = seen.across.token[begin].tolist().index(first)
+    opened.js(f"point({begin}, {place})")
+    assert " that stay from " in opened.js(STATUS)
+    lit = opened.js("data.frames.map((_, frame) => litIn(frame) >= 0)")
+    assert lit == [begin <= frame < until for frame in range(4)]
+    assert opened.js("document.querySelectorAll('#timeline .lasting.lit').length") == 1
+    opened.js("choose(5)")
+    assert opened.js(bars) == 0
+    assert opened.complaints == []
+
+
 def shown(browser: Browser, folder: Path, *parts: Any) -> Browser:
     path = folder / "other.html"
     path.write_text(page(*parts), "utf-8")

@@ -22,6 +22,7 @@ from vzvideo.models.encoder import Scored
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.qa.video_qa import VideoQA
 from vzvideo.show.look import Inspection, inspect_video, squares
+from vzvideo.types import Role
 from vzvideo.video.frames import frames_of
 from vzvideo.visionzip import compress, split_tokens
 
@@ -147,6 +148,30 @@ def test_looking_twice_sees_the_same_and_batches_change_nothing(
     np.testing.assert_array_equal(again.pictures, looked.pictures)
     np.testing.assert_allclose(again.attention, looked.attention, rtol=1e-4)
     assert again.chance == pytest.approx(looked.chance, abs=1e-5)
+
+
+def test_across_frames_a_token_is_held_by_every_frame_it_stands_for(
+    qa: VideoQA, clip: Path
+) -> None:
+    looked, tokens = inspect_video(changed(qa, temporal="on"), str(clip))
+    assert looked.across is looked.asked
+    assert looked.across.total == len(tokens) == FRAMES * 5
+    np.testing.assert_array_equal(tokens.patch, qa.encode(clip, temporal="on").patch)
+    covers = tokens.covers()
+    for frame, (own, patch, into) in enumerate(
+        zip(looked.across.token, looked.across.patch, looked.across.assignment, strict=True)
+    ):
+        assert sorted(own) == np.flatnonzero(covers[frame]).tolist()
+        np.testing.assert_array_equal(tokens.patch[own], patch)
+        whole = looked.across.whole(frame)
+        late = tokens.role[own] == Role.CONTEXTUAL
+        assert not late[:whole].any()
+        assert late[whole:].all()
+        for place, at in enumerate(patch[:whole].tolist()):  # what stands for itself, does
+            assert at < 0 or into[at] == place
+    lasting = tokens.until - tokens.frame > 1
+    assert lasting.any()
+    assert looked.across.static == pytest.approx(tokens.settings["static"], abs=1e-4)
 
 
 def test_progress_counts_every_frame(qa: VideoQA, clip: Path) -> None:

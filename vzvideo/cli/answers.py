@@ -103,7 +103,7 @@ def gaps(encoded: Encoded) -> str:
     words = []
     settings = encoded.tokens.settings
     if settings.get("temporal"):
-        words.append(f"{settings['static']:.0%} of the places static")
+        words.append(f"{100 * settings['static']:.0f} % of the places static")
     if encoded.asked > frames:
         words.append(f"{encoded.asked} frames asked for, different ones in the video: {frames}")
     duration_s, promised_s = (settings.get(name) for name in ("duration_s", "promised_s"))

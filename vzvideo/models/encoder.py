@@ -153,10 +153,16 @@ class Encoder:
     def look(self, frames: FrameBatch) -> Looked:
         """uint8 frames (T, H, W, 3) -> what `zip_clip` wants of them."""
         inputs = self.preprocess(torch.from_numpy(frames.pixels), self.device)
+        return self.looked(frames, self.score(inputs), self.family.grid(*inputs.shape[-2:]))
+
+    def looked(
+        self, frames: FrameBatch, scored: Scored, grid: tuple[int, int] | None = None
+    ) -> Looked:
+        """The same of frames that `score` has seen."""
         return Looked(
-            self.score(inputs),
+            scored,
             group_times(frames.pts_s, self.family.frames_per_group),
-            self.family.grid(*inputs.shape[-2:]),
+            grid or self.grid,
             self.preprocess.cropped(*frames.pixels.shape[1:3]),
             frames.source,
         )
@@ -168,14 +174,7 @@ class Encoder:
         grid, source = parts[0].grid, parts[0].source
         _check_shapes([part.grid for part in parts], source)
         scored = Scored(*map(torch.cat, zip(*(part.scored for part in parts), strict=True)))
-        groups, cells = scored.scores.shape
-        zipped = visionzip.zip_clip(
-            *scored,
-            settings.tokens_per_clip(groups, cells),
-            has_cls=self.has_cls,
-            merge=settings.merge,
-            prune=self.family.has_positions,
-        )
+        zipped = zip_across(scored, settings, self)
         patch = (zipped.cell.cpu().numpy() - self.has_cls).astype(np.int32)
         role = np.where(zipped.contextual.cpu().numpy(), Role.CONTEXTUAL, Role.DOMINANT)
         noted = {"temporal": True, "static": round(zipped.static, 4)}
@@ -265,6 +264,18 @@ class ClipEncoder:
         if self._temporal:
             return self._encoder.zip_clip(self._looked, self._settings)
         return join(self._zipped)
+
+
+def zip_across(scored: Scored, settings: ZipSettings, encoder: Encoder) -> visionzip.ZippedClip:
+    """All groups (G, C, ...) of a clip, as many tokens as `settings` would leave of them one by
+    one."""
+    return visionzip.zip_clip(
+        *scored,
+        settings.tokens_per_clip(*scored.scores.shape),
+        has_cls=encoder.has_cls,
+        merge=settings.merge,
+        prune=encoder.family.has_positions,
+    )
 
 
 def group_times(pts_s: NDArray[np.float64], per_group: int) -> NDArray[np.float64]:

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from vzvideo import visionzip
 from vzvideo.errors import SettingsError
-from vzvideo.models.encoder import Scored, join
+from vzvideo.models.encoder import Encoder, Scored, join, zip_across
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.qa.encoding import Progress
 from vzvideo.qa.evidence import needs_tenths
 from vzvideo.qa.video_qa import VideoQA
-from vzvideo.types import VisualTokens, is_token_file
+from vzvideo.types import Role, VisualTokens, is_token_file
 from vzvideo.video.base import check_file, no_frames
 from vzvideo.video.frames import frames_of
 from vzvideo.words import format_time
@@ -54,6 +54,57 @@ class BudgetView:
         """Tokens a frame."""
         return int(self.patch.shape[1])
 
+    @property
+    def total(self) -> int:
+        """Tokens of all frames."""
+        return int(self.patch.size)
+
+    def whole(self, frame: int) -> int:
+        """Of a frame's tokens, how many stand as they are."""
+        return self.dominant
+
+    def count(self, frame: int) -> int:
+        """Tokens of a frame."""
+        return self.tokens
+
+
+@dataclass(frozen=True)
+class AcrossView:
+    """What zipping across frames makes of T frames of P patches: N tokens.
+
+    frame, until: (N,), the stretch that each stands for, half-open.
+    token: of each frame, the numbers of those that stand for something in it: first the `dominant`
+        (T,) that are a patch of its own or one that lasts, then contextual ones. patch: the patch
+        each stands at, -1 for the CLS. assignment: (T, P), which of them each patch went into, -1
+        where it was dropped. static: share of the patches that are merged across frames.
+    """
+
+    frame: NDArray[np.int64]
+    until: NDArray[np.int64]
+    token: list[NDArray[np.int64]]
+    dominant: list[int]
+    patch: list[NDArray[np.int64]]
+    assignment: NDArray[np.int64]
+    static: float
+
+    @property
+    def total(self) -> int:
+        """Tokens of all frames."""
+        return len(self.frame)
+
+    @property
+    def tokens(self) -> float:
+        """Tokens a frame, on average."""
+        return round(self.total / len(self.token), 1)
+
+    def whole(self, frame: int) -> int:
+        """Of a frame's tokens, how many stand as they are."""
+        return self.dominant[frame]
+
+    def count(self, frame: int) -> int:
+        """Tokens of a frame."""
+        return len(self.token[frame])
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -66,7 +117,8 @@ class Inspection:
     neighbours: float32 (T - 1,), mean cosine of a frame's patches with those at the same place in
         the next. chance: mean cosine of two patches drawn at random from all frames.
     cuts: by tokens a frame. tokens: of a whole frame. cropped: of a frame's area, the share that
-        the pictures leave out.
+        the pictures leave out. across: what zipping across frames makes of as many tokens, where
+        the settings ask for that.
     """
 
     source: str
@@ -82,6 +134,12 @@ class Inspection:
     cuts: dict[int, BudgetView]
     chosen: int  # the budget that the settings ask for, one of `cuts`
     cropped: float = 0.0
+    across: AcrossView | None = None
+
+    @property
+    def asked(self) -> BudgetView | AcrossView:
+        """What a question would be asked of."""
+        return self.across or self.cuts[self.chosen]
 
     @property
     def frames(self) -> int:
@@ -109,13 +167,14 @@ def inspect_video(
     chosen = recipe.compression.tokens_per_frame(encoder.tokens)
     splits[chosen] = recipe.compression.counts(encoder.tokens, encoder.has_cls)
     splits = {tokens: splits[tokens] for tokens in sorted(splits) if tokens <= encoder.tokens}
-    pictures, pts_s, scored, layers, parts = [], [], [], [], []
+    pictures, pts_s, scored, layers, parts, looks = [], [], [], [], [], []
     asked = lost = 0
     with frames_of(source, recipe.settings, recipe.frames, recipe.size) as found:
         for batch in found.batches:
             inputs = encoder.preprocess(torch.from_numpy(batch.pixels), encoder.device)
             seen, by_layer = encoder.score_layers(inputs)
             parts.append(encoder.compress(batch, seen, recipe.compression))
+            looks.append(encoder.looked(batch, seen))
             scored.append(Scored(*(values.cpu() for values in seen)))
             layers.append(by_layer.cpu())
             pictures.append(squares(batch.pixels, encoder.preprocess))
@@ -125,7 +184,7 @@ def inspect_video(
                 progress("look", asked, found.asked)
     if not pictures:
         raise no_frames(source)
-    tokens = join(parts)
+    tokens = encoder.zip_clip(looks, recipe.compression) if recipe.temporal else join(parts)
     whole = Scored(*(torch.cat(values) for values in zip(*scored, strict=True)))
     cls = int(encoder.has_cls)
     patches = F.normalize(whole.hidden[:, cls:].float(), dim=-1)  # (T, P, D)
@@ -146,6 +205,7 @@ def inspect_video(
         },
         chosen=chosen,
         cropped=tokens.settings["cropped"],
+        across=_across(tokens, whole, recipe.compression, encoder) if recipe.temporal else None,
     )
     noted = recipe.about | tokens.settings | found.lengths | {"asked": asked, "lost": lost}
     return looked, replace(tokens, settings=noted)
@@ -181,6 +241,28 @@ def _cut(scored: Scored, dominant: int, contextual: int, merge: str, has_cls: bo
         kept.numpy(),
         own[merged & (assignment >= 0)].numpy(),
     )
+
+
+def _across(
+    tokens: VisualTokens, scored: Scored, settings: visionzip.ZipSettings, encoder: Encoder
+) -> AcrossView:
+    zipped = zip_across(scored, settings, encoder)
+    covers, late = tokens.covers(), tokens.role == Role.CONTEXTUAL
+    token = [
+        np.concatenate([np.flatnonzero(each & ~late), np.flatnonzero(each & late)])
+        for each in covers
+    ]
+    went = zipped.assignment[:, int(encoder.has_cls) :].cpu().numpy()
+    assignment = np.full(went.shape, -1, np.int64)
+    for own, into, at in zip(token, went, assignment, strict=True):
+        place = np.full(len(tokens) + 1, -1)  # the last is what was dropped
+        place[own] = np.arange(len(own))
+        at[:] = place[into]
+    return AcrossView(
+        tokens.frame.astype(np.int64), tokens.until.astype(np.int64), token,
+        [int((each & ~late).sum()) for each in covers], [tokens.patch[own] for own in token],
+        assignment, zipped.static,
+    )  # fmt: skip
 
 
 def squares(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from html import escape
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,11 @@ from vzvideo.words import describe_cropped
 _PICTURES_BYTES = 3_300_000  # base64 adds a third; with the numbers it stays under 5 MB
 _QUALITIES = ((448, 82), (336, 78), (256, 72), (192, 62), (128, 50), (96, 40))  # edge, JPEG's
 
+_LASTING = (
+    ". Green ones last: each stands for a place in several frames; the bars under the timeline "
+    "are the stretches"
+)
+
 
 def page(look: Inspection, answer: Answer | None = None, evidence: Evidence | None = None) -> str:
     """The page as text; with an answer, which frames it drew on."""
@@ -32,6 +38,8 @@ def page(look: Inspection, answer: Answer | None = None, evidence: Evidence | No
         f"{_frames(look)}; {look.frames * look.tokens:,} tokens → @after@ (@split@ a frame); "
         f"model {look.model}"
     )
+    if look.across:
+        facts += f"; across frames {100 * look.across.static:.0f} % of the places static"
     if cropped := describe_cropped(look.cropped):
         facts += f"; {cropped}"
     parts = {
@@ -44,6 +52,7 @@ def page(look: Inspection, answer: Answer | None = None, evidence: Evidence | No
         "bars": "Lower bars, blue: tokens a second."
         + (" Upper bars, orange: how much the answer drew on." if evidence is not None else ""),
         "strips": "" if evidence is None else "; the yellow in it is what the answer drew on",
+        "lasting": _LASTING if look.across else "",
         "charts": "".join(_charts(look)),
         "data": _data(look, facts, evidence),
     }
@@ -54,7 +63,7 @@ def page(look: Inspection, answer: Answer | None = None, evidence: Evidence | No
 def _asked(look: Inspection, answer: Answer, evidence: Evidence | None) -> str:
     drawn = ""
     if evidence is not None:
-        drawn = f"{escape(_told(evidence))}, at {look.chosen} tokens a frame"
+        drawn = f"{escape(_told(evidence))}, at {look.asked.tokens} tokens a frame"
         drawn = f'<p class="soft">{drawn}</p>'
     return (
         f'<div class="asked"><p class="soft">{escape(answer.question)}</p>'
@@ -69,20 +78,30 @@ def _data(look: Inspection, facts: str, evidence: Evidence | None) -> str:
         {"time": look.when(time_s), "jpeg": jpeg, "attention": each.tolist()}
         for time_s, jpeg, each in zip(look.pts_s, _jpegs(look.pictures), attention, strict=True)
     ]
+    cuts: dict[Any, Any] = {
+        tokens: {
+            "dominant": cut.dominant,
+            "patch": cut.patch.tolist(),
+            "assignment": cut.assignment.tolist(),
+        }
+        for tokens, cut in look.cuts.items()
+    }
+    if across := look.across:
+        cuts["across"] = {
+            "dominant": across.dominant,
+            "patch": [each.tolist() for each in across.patch],
+            "assignment": across.assignment.tolist(),
+            "token": [each.tolist() for each in across.token],
+            "frame": across.frame.tolist(),
+            "until": across.until.tolist(),
+        }
     about = {
         "grid": look.grid,
         "tokens": look.tokens,
         "facts": facts,
-        "chosen": look.chosen,
+        "chosen": "across" if look.across else look.chosen,
         "frames": frames,
-        "cuts": {
-            tokens: {
-                "dominant": cut.dominant,
-                "patch": cut.patch.tolist(),
-                "assignment": cut.assignment.tolist(),
-            }
-            for tokens, cut in look.cuts.items()
-        },
+        "cuts": cuts,
         "drawn": None if evidence is None else _by_token(look, evidence),
         "evidence": None if evidence is None else [round(float(s), 5) for s in evidence.frames],
     }
@@ -93,7 +112,10 @@ def _data(look: Inspection, facts: str, evidence: Evidence | None) -> str:
 
 def _by_token(look: Inspection, evidence: Evidence) -> list[list[float]]:
     """Shares (T, M) of the tokens of the budget that was asked with."""
-    shares = evidence.tokens.reshape(look.frames, look.chosen)
+    if look.across:
+        shares = [evidence.tokens[own] for own in look.across.token]
+    else:
+        shares = list(evidence.tokens.reshape(look.frames, look.chosen))
     return [[round(float(share), 5) for share in frame] for frame in shares]
 
 

@@ -51,6 +51,12 @@ def as_dict(look: Inspection) -> dict[str, Any]:
             }
             for tokens, cut in look.cuts.items()
         ],
+        "across_frames": look.across
+        and {
+            "tokens": look.across.total,
+            "static": round(look.across.static, 4),
+            "lasting": int((look.across.until - look.across.frame > 1).sum()),
+        },
         "cosine_to_next_frame": _round(look.neighbours),
         "cosine_of_random_patches": round(look.chance, 4),
     }

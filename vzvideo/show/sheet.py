@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from vzvideo.qa.evidence import Evidence
-from vzvideo.show.look import BudgetView, Inspection
+from vzvideo.show.look import AcrossView, BudgetView, Inspection
 
 _EDGE, _GAP, _COLUMNS = 224, 10, 8
 _INK, _SOFT, _PAPER = (29, 29, 31), (91, 91, 99), (255, 255, 255)
@@ -21,7 +21,7 @@ def sheet(look: Inspection, evidence: Evidence | None = None) -> Image.Image:
     """Blocks of up to eight frames, three rows each: the frame, the attention its patches receive,
     and the tokens that come out: dominant patches outlined, the others tinted by what they went
     into. RGB."""
-    cut = look.cuts[look.chosen]
+    cut = look.asked
     columns = min(_COLUMNS, look.frames)
     blocks = -(-look.frames // columns)
     rows = 3
@@ -29,7 +29,7 @@ def sheet(look: Inspection, evidence: Evidence | None = None) -> Image.Image:
     width = 2 * _MARGIN + _NAMES + columns * (_EDGE + _GAP) - _GAP
     image = Image.new("RGB", (width, 2 * _MARGIN + 40 + blocks * block), _PAPER)
     pen = ImageDraw.Draw(image)
-    before, after = look.frames * look.tokens, look.frames * cut.tokens
+    before, after = look.frames * look.tokens, cut.total
     count = "1 frame" if look.frames == 1 else f"{look.frames} frames"
     title = f"{count}, {before:,} tokens to {after:,}"
     pen.text((_MARGIN, _MARGIN), title, _INK, _font(22))
@@ -62,13 +62,16 @@ def _heat(picture: Image.Image, look: Inspection, frame: int) -> Image.Image:
     return Image.blend(picture, laid, 0.65)
 
 
-def _tokens(picture: Image.Image, look: Inspection, cut: BudgetView, frame: int) -> Image.Image:
+def _tokens(
+    picture: Image.Image, look: Inspection, cut: BudgetView | AcrossView, frame: int
+) -> Image.Image:
     into = _enlarged(cut.assignment[frame].reshape(look.grid))
     pixels = np.asarray(picture, float)
-    kept = (into >= 0) & (into < cut.dominant)
+    whole = cut.whole(frame)
+    kept = (into >= 0) & (into < whole)
     away = pixels * 0.58
-    for token in range(cut.dominant, cut.tokens):
-        hue = ((token - cut.dominant) * 0.38197 + 0.0694) % 1.0  # as on the page
+    for token in range(whole, cut.count(frame)):
+        hue = ((token - whole) * 0.38197 + 0.0694) % 1.0  # as on the page
         tint = np.array(colorsys.hls_to_rgb(hue, 0.6, 0.85))
         away = np.where((into == token)[..., None], away * 0.74 + 255 * tint * 0.26, away)
     drawn = np.where(kept[..., None], pixels, away)

@@ -89,7 +89,7 @@ def zip_clip(
     keep: float,
     *,
     tau: float | None = None,
-    static: Literal["attention", "density"] = "attention",
+    static: Literal["attention", "density"] = "density",
     has_cls: bool = True,
     longest: int | None = None,
     merge: Literal["reference", "mean"] = "reference",
