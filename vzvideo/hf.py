@@ -12,6 +12,7 @@ the model's own `generate` or `forward` goes on from there. `unzip` gives the mo
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from types import MethodType
 from typing import Any, Literal, TypeVar
 
@@ -32,6 +33,7 @@ def visionzip(
     *,
     keep: float | None = None,
     merge: Literal["reference", "mean"] | None = None,
+    temporal: Literal["off", "on"] = "off",
 ) -> Model:
     """The model itself, which from now on compresses what it sees.
 
@@ -42,6 +44,8 @@ def visionzip(
         keep: in their place, the share of tokens kept, split as the paper does, for pictures of
             any size. 1.0 changes nothing.
         merge: see `vzvideo.visionzip.compress`; None for what suits the family.
+        temporal: "on" merges what stands still across the frames of a video, as many tokens in all;
+            for families that are given a video as one.
 
     Raises ModelError where the model's family is not known, SettingsError where the numbers cannot
     be.
@@ -49,6 +53,14 @@ def visionzip(
     inner = _inner(model)
     family = family_class(getattr(inner.config, "model_type", None))
     settings = _settings(dominant, contextual, keep, merge or family.merge)
+    if temporal not in ("off", "on"):
+        raise SettingsError(f'temporal={temporal!r}: choose "off" or "on"')
+    if temporal == "on" and "video" not in family.arguments:
+        raise SettingsError(
+            f"temporal: {inner.config.model_type} models are given frames as single pictures, of "
+            "which nobody says which belong together; vzvideo.load(...).ask knows it"
+        )
+    settings = settings and replace(settings, temporal=temporal == "on")
     unzip(model)
     if settings is None:
         return model

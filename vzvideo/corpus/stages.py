@@ -164,7 +164,7 @@ class Encode(Stage):
         if not item.batches:
             raise no_frames(item.work.task.video)
         begun = time.perf_counter()
-        clip = ClipEncoder(self._encoder, self._compression, "temporal" in item.work.about)
+        clip = ClipEncoder(self._encoder, self._compression)
         for batch in item.batches:
             clip.add(batch)
         tokens = clip.tokens()

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -75,10 +75,10 @@ class Stream:
         self._qa = qa
         self._settings = qa.settings.replace(**changes)
         # One frame: how many a file may have, which the settings may say, is of no concern here.
-        recipe = qa.recipe(**{"frames": 1, **changes})
+        recipe = qa.recipe(**{"frames": 1, **changes, "temporal": "off"})
         self._size, compression = recipe.size, recipe.compression
         made_by = ("vzvideo", "model", "tower", "dtype", "fit")
-        self._about = {name: recipe.about.get(name) for name in made_by} | asdict(compression)
+        self._about = {name: recipe.about.get(name) for name in made_by} | compression.about()
         # What its thread notes of the frames that it encodes; it must not know of the stream.
         self._noted: dict[str, Any] = {}
         encode = partial(_encode, recipe, self._noted)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -177,7 +177,7 @@ class Encoder:
         zipped = zip_across(scored, settings, self)
         patch = (zipped.cell.cpu().numpy() - self.has_cls).astype(np.int32)
         role = np.where(zipped.contextual.cpu().numpy(), Role.CONTEXTUAL, Role.DOMINANT)
-        noted = {"temporal": True, "static": round(zipped.static, 4)}
+        noted = {"static": round(zipped.static, 4), "cropped": round(parts[0].cropped, 4)}
         return VisualTokens(
             features=zipped.features,
             frame=zipped.frame.cpu().numpy().astype(np.int32),
@@ -186,7 +186,7 @@ class Encoder:
             pts_s=np.concatenate([part.pts_s for part in parts]),
             grid=grid,
             source=source,
-            settings=asdict(settings) | noted | {"cropped": round(parts[0].cropped, 4)},
+            settings=settings.about() | noted,
             until=zipped.until.cpu().numpy().astype(np.int32),
         )
 
@@ -235,7 +235,7 @@ class Encoder:
             pts_s=group_times(frames.pts_s, self.family.frames_per_group),
             grid=grid,
             source=frames.source,
-            settings=asdict(settings) | {"cropped": round(cropped, 4)},
+            settings=settings.about() | {"cropped": round(cropped, 4)},
         )
 
 
@@ -243,8 +243,8 @@ class ClipEncoder:
     """Frames of one video on their way to tokens: zipped as they come, or across frames at the end,
     until when the features of all of them are held."""
 
-    def __init__(self, encoder: Encoder, settings: ZipSettings, temporal: bool = False) -> None:
-        self._encoder, self._settings, self._temporal = encoder, settings, temporal
+    def __init__(self, encoder: Encoder, settings: ZipSettings) -> None:
+        self._encoder, self._settings = encoder, settings
         self._zipped: list[VisualTokens] = []
         self._looked: list[Looked] = []
 
@@ -254,14 +254,14 @@ class ClipEncoder:
 
     def add(self, frames: FrameBatch) -> None:
         """The next frames (T, H, W, 3)."""
-        if self._temporal:
+        if self._settings.temporal:
             self._looked.append(self._encoder.look(frames))
         else:
             self._zipped.append(self._encoder.encode(frames, self._settings))
 
     def tokens(self) -> VisualTokens:
         """Of all that were added, at least one."""
-        if self._temporal:
+        if self._settings.temporal:
             return self._encoder.zip_clip(self._looked, self._settings)
         return join(self._zipped)
 

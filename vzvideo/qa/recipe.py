@@ -5,7 +5,7 @@ Plans only: nothing is decoded, and of the models no weights are needed.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vzvideo import config, visionzip
@@ -27,21 +27,19 @@ class Recipe:
 
     encoder: fits frames as the settings say. frames: as many at most. size: shortest edge that
     frames are scaled to, in pixels.
-    temporal: whether what stands still is merged across frames.
     about: what the tokens are marked with (JSON), by which the cache tells them apart.
     """
 
     encoder: Encoder
     settings: config.Settings
     compression: ZipSettings
-    temporal: bool
     frames: int
     size: int
     about: dict[str, Any]
 
     def start(self) -> ClipEncoder:
         """For the frames of one video."""
-        return ClipEncoder(self.encoder, self.compression, self.temporal)
+        return ClipEncoder(self.encoder, self.compression)
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Recipes:
             "model": self.card.name,
             "tower": self.tower,
             "dtype": str(self.encoder.dtype).removeprefix("torch."),
-            **asdict(compression),
+            **compression.about(),
             "sampling": settings.sampling,
             # With a rate they follow from the clip, and are only a limit, which a video that was
             # encoded with another may not meet.
@@ -77,14 +75,11 @@ class Recipes:
         }
         if encoder is not self.encoder:  # else tokens are those of a model asked as it was trained
             about["fit"] = settings.fit
-        if temporal := self._temporal(settings, compression):
-            about["temporal"] = True
         size = 2 * encoder.preprocess.size  # twice what the tower sees; its own resize follows
         # What a model looks at together is encoded together.
         at_once = self.encoder.family.frames_per_group
         batch = settings.batch + -settings.batch % at_once
-        settings = settings.replace(batch=batch)
-        return Recipe(encoder, settings, compression, temporal, frames, size, about)
+        return Recipe(encoder, settings.replace(batch=batch), compression, frames, size, about)
 
     def budget(self, settings: config.Settings, question: str) -> visionzip.Budget:
         """See `VideoQA.plan`."""
@@ -115,6 +110,10 @@ class Recipes:
         return settings.temporal == "on" or (settings.temporal == "auto" and kept < _FEW)
 
     def _compression(self, settings: config.Settings) -> ZipSettings:
+        compression = self._each_frame(settings)
+        return replace(compression, temporal=self._temporal(settings, compression))
+
+    def _each_frame(self, settings: config.Settings) -> ZipSettings:
         if not settings.compress or settings.keep == 1:
             return NO_COMPRESSION
         merge = settings.merge or self.encoder.family.merge

@@ -184,7 +184,9 @@ def inspect_video(
                 progress("look", asked, found.asked)
     if not pictures:
         raise no_frames(source)
-    tokens = encoder.zip_clip(looks, recipe.compression) if recipe.temporal else join(parts)
+    tokens = (
+        encoder.zip_clip(looks, recipe.compression) if recipe.compression.temporal else join(parts)
+    )
     whole = Scored(*(torch.cat(values) for values in zip(*scored, strict=True)))
     cls = int(encoder.has_cls)
     patches = F.normalize(whole.hidden[:, cls:].float(), dim=-1)  # (T, P, D)
@@ -205,7 +207,9 @@ def inspect_video(
         },
         chosen=chosen,
         cropped=tokens.settings["cropped"],
-        across=_across(tokens, whole, recipe.compression, encoder) if recipe.temporal else None,
+        across=_across(tokens, whole, recipe.compression, encoder)
+        if recipe.compression.temporal
+        else None,
     )
     noted = recipe.about | tokens.settings | found.lengths | {"asked": asked, "lost": lost}
     return looked, replace(tokens, settings=noted)

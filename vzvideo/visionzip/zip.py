@@ -6,8 +6,8 @@ D channels of features, K of keys; R = N - dominant tokens are left to merge.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +22,13 @@ class ZipSettings:
         compression).
     contextual: tokens the rest is merged into, or a share.
     merge: see `compress`.
+    temporal: whether what stands still is merged across the frames of a clip, see `zip_clip`.
     """
 
     dominant: float | None = 14
     contextual: float = 3
     merge: Literal["reference", "mean"] = "reference"
+    temporal: bool = False
 
     @classmethod
     def share(cls, keep: float, merge: Literal["reference", "mean"] = "reference") -> ZipSettings:
@@ -45,6 +47,10 @@ class ZipSettings:
     def tokens_per_frame(self, tokens: int) -> int:
         """Of a frame's `tokens`, how many come out."""
         return sum(self.counts(tokens))
+
+    def about(self) -> dict[str, Any]:
+        """What tokens are marked with (JSON): as before there was `temporal`, where it is off."""
+        return {name: value for name, value in asdict(self).items() if name != "temporal" or value}
 
     def tokens_per_clip(self, frames: int, tokens: int) -> int:
         """As many of `frames` frames; a share is one of them all."""

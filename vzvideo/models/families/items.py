@@ -82,12 +82,30 @@ class Order(NamedTuple):
 
 def compress(items: Sequence[Item], settings: ZipSettings | None, by_place: bool) -> list[Order]:
     """settings: None for all of them. by_place: in the order of places, what was merged, too."""
-    zipped = _compress([part for item in items for part in item.parts], settings)
+    clips = {}
+    if settings is not None and settings.temporal:
+        clips = {n: _across(item.parts[0], settings, by_place) for n, item in enumerate(items)
+                 if len(item.parts) == 1 and len(item.parts[0].place) > 1}  # fmt: skip
+    others = [item for n, item in enumerate(items) if n not in clips]
+    zipped = _compress([part for item in others for part in item.parts], settings)
     kept = []
-    for item in items:
+    for n, item in enumerate(items):
+        if n in clips:
+            kept.append(clips[n])
+            continue
         own, zipped = zipped[: len(item.parts)], zipped[len(item.parts) :]
         kept.append(_in_order(item, own, by_place))
     return kept
+
+
+def _across(part: Part, settings: ZipSettings, by_place: bool) -> Order:
+    """A clip's frames, zipped across them."""
+    total = settings.tokens_per_clip(*part.place.shape)
+    zipped = visionzip.zip_clip(
+        *part.cells, min(total, part.place.numel()), has_cls=part.has_cls, merge=settings.merge,
+        prune=by_place,
+    )  # fmt: skip
+    return Order(zipped.features, part.place[zipped.frame, zipped.cell], False)
 
 
 class _Zipped(NamedTuple):
