@@ -96,6 +96,28 @@ def test_forward_and_generate_go_on_from_what_is_kept(case: Any) -> None:
     assert told.past_key_values.get_seq_length() == short["input_ids"].shape[1] + 5
 
 
+@pytest.mark.parametrize(("name", "what"), [case for case in tiny.CASES if "video" in case[1]])
+@torch.no_grad()
+def test_across_frames_as_many_tokens_are_kept(case: Any, name: str) -> None:
+    model, given = case
+    settings = ZipSettings(3, 2, family_of(model).merge, temporal=True)
+    short = shortened(model, given, settings)
+    apart = shortened(model, given, ZipSettings(3, 2, family_of(model).merge))
+    assert short["input_ids"].shape == apart["input_ids"].shape
+    expected = model(**short).logits
+    assert not torch.equal(expected, model(**apart).logits)
+    visionzip(model, dominant=3, contextual=2, temporal="on")
+    assert torch.equal(model(**given).logits, expected)
+    assert model.generate(**given, **SAID).shape[1] == given["input_ids"].shape[1] + 6
+
+
+def test_across_frames_wants_a_video() -> None:
+    with pytest.raises(SettingsError, match="single pictures"):
+        visionzip(tiny.model("smolvlm"), temporal="on")
+    with pytest.raises(SettingsError, match="temporal"):
+        visionzip(tiny.model("video_llava"), temporal="yes")  # type: ignore[arg-type]
+
+
 def _likeliest(logits: torch.Tensor) -> torch.Tensor:
     logits = logits.clone()
     logits[:, [*SAID["suppress_tokens"], 2]] = -torch.inf

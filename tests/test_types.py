@@ -70,6 +70,9 @@ def test_frames_refuse_a_wrong_field(wrong: dict[str, Any]) -> None:
         {"patch": np.array([-1, 4, 0, -1, 2], np.int32)},
         {"patch": np.array([-2, 3, 0, -1, 2], np.int32)},
         {"patch": np.zeros((5, 1), np.int32)},
+        {"until": np.array([1, 1, 1, 2, 2], np.int64)},
+        {"until": np.array([1, 1, 0, 2, 2], np.int32)},
+        {"until": np.array([1, 1, 3, 2, 2], np.int32)},
         {"pts_s": np.array([0.0, 0.5], np.float32)},
         {"pts_s": np.zeros((2, 1))},
     ],
@@ -78,6 +81,12 @@ def test_tokens_refuse_a_wrong_field(wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with pytest.raises(ValueError, match=name):
         tokens(**wrong)
+
+
+def test_a_token_covers_its_own_frame_unless_it_lasts() -> None:
+    assert tokens().covers().tolist() == [[True] * 3 + [False] * 2, [False] * 3 + [True] * 2]
+    lasting = tokens(until=np.array([1, 2, 1, 2, 2], np.int32))
+    assert lasting.covers()[1].tolist() == [False, True, False, True, True]
 
 
 def test_tokens_refuse_to_be_empty() -> None:

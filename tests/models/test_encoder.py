@@ -29,7 +29,7 @@ from vzvideo.errors import ModelError, SettingsError
 from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.types import FrameBatch, Role
-from vzvideo.visionzip import compress
+from vzvideo.visionzip import compress, split_tokens
 
 LAYERS = 4
 SMALL = {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "patch_size": 14}
@@ -292,6 +292,28 @@ def test_a_batch_is_its_frames_one_by_one(kind: str) -> None:
         here = together.frame == index
         assert alone.patch.tolist() == together.patch[here].tolist()
         assert_same(alone.features, together.features[torch.from_numpy(here)])
+
+
+@every_kind
+def test_one_frame_across_frames_is_visionzip(kind: str) -> None:
+    encoder, frames = encoder_of(kind), random_frames(1)
+    alone = encoder.encode(frames, ZipSettings(*split_tokens(9)))
+    across = encoder.zip_clip([encoder.look(frames)], ZipSettings(*split_tokens(9)))
+    for name in ("frame", "until", "patch", "role"):
+        np.testing.assert_array_equal(getattr(across, name), getattr(alone, name))
+    assert_same(across.features, alone.features)
+
+
+@every_kind
+def test_a_clip_that_stands_still_spends_its_budget_on_its_one_picture(kind: str) -> None:
+    encoder, one = encoder_of(kind), random_frames(1)
+    still = FrameBatch(np.repeat(one.pixels, 4, 0), np.arange(4.0))
+    tokens = encoder.zip_clip([encoder.look(still)], ZipSettings(4, 1))
+    own = 4 * HAS_CLS[kind]  # a CLS is its frame's own
+    assert len(tokens) == min(4 * 5, PATCHES + own)
+    lasting = tokens.until == 4
+    assert lasting.sum() >= len(tokens) - own
+    assert len(set(tokens.patch[lasting & (tokens.patch >= 0)])) == len(tokens) - own
 
 
 def test_fitting_frames_otherwise_leaves_the_encoder_as_it_is() -> None:

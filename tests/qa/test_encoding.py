@@ -16,6 +16,8 @@ from tests.tolerances import FEATURES_F32
 from tests.video import clips
 from vzvideo.errors import SettingsError, VideoError
 from vzvideo.qa.video_qa import VideoQA
+from vzvideo.types import FrameBatch
+from vzvideo.video.frames import frames_of
 
 
 def test_second_ask_decodes_and_encodes_nothing(
@@ -49,6 +51,28 @@ def test_frames_fitted_otherwise_are_kept_apart(qa: VideoQA, clip: Path, tmp_pat
     assert vzvideo.VisualTokens.load(tmp_path / "padded.safetensors").settings["fit"] == "pad"
     with pytest.raises(SettingsError, match="fit: these tokens are encoded already"):
         qa.ask(padded, "What happens?", fit="pad")
+
+
+def test_a_clip_zipped_across_frames_is_kept_apart(qa: VideoQA, clip: Path) -> None:
+    each, across = qa.encode(clip, frames=8), qa.encode(clip, frames=8, temporal="on")
+    assert len(across) == len(each)
+    assert (across.until - across.frame > 1).any()
+    assert 0 < across.settings["static"] < 1
+    again = qa.encode_timed(clip, frames=8, temporal="on")
+    assert again.cached
+    assert torch.equal(again.tokens.features, across.features)
+    # Of as many frames in memory, and in batches of another size, the same.
+    recipe = qa.recipe(frames=8)
+    with frames_of(str(clip), recipe.settings, recipe.frames, recipe.size) as found:
+        parts = list(found.batches)
+    pixels = np.concatenate([part.pixels for part in parts])
+    frames = FrameBatch(pixels, np.concatenate([part.pts_s for part in parts]))
+    for batch in (1, 3, 8):
+        same = qa.encode(frames, temporal="on", batch=batch)
+        np.testing.assert_array_equal(same.until, across.until)
+        torch.testing.assert_close(same.features, across.features)
+    with pytest.raises(SettingsError, match="temporal: these tokens are encoded already"):
+        qa.ask(across, "What happens?", temporal="off")
 
 
 def test_an_edited_file_is_encoded_again(qa: VideoQA, clip: Path, tmp_path: Path) -> None:

@@ -46,6 +46,20 @@ def test_the_mark_names_a_fit_only_where_it_is_not_the_models_own(qa: VideoQA) -
     assert usual.encoder is qa.encoder
 
 
+def test_the_mark_names_temporal_only_where_it_is_on(qa: VideoQA) -> None:
+    usual = qa.recipe()
+    assert "temporal" not in usual.about
+    on = qa.recipe(temporal="on")
+    assert on.about == usual.about | {"temporal": True}
+    assert on.frames == usual.frames
+    # auto: where less than a quarter of a frame's 17 tokens is kept.
+    assert qa.recipe(temporal="auto", tokens_per_frame=4).compression.temporal
+    assert not qa.recipe(temporal="auto", tokens_per_frame=5).compression.temporal
+    assert not qa.recipe(temporal="auto", compress=False).compression.temporal
+    with pytest.raises(SettingsError, match="temporal"):
+        qa.recipe(temporal="on", compress=False)
+
+
 @pytest.mark.parametrize("frames", [0, -1, 10**9])
 def test_absurd_frames_are_refused(qa: VideoQA, clip: Path, frames: int) -> None:
     with pytest.raises((SettingsError, BudgetError), match="frames"):

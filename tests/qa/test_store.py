@@ -44,6 +44,16 @@ def tokens(seed: int = 0, dtype: torch.dtype = torch.float32, width: int = 8) ->
     )
 
 
+def test_how_long_a_token_lasts_is_kept_and_files_without_it_are_as_before(tmp_path: Path) -> None:
+    plain, lasting = tokens(), replace(tokens(), until=np.array([2, 1, 1, 2, 2], np.int32))
+    for each, name in ((plain, "plain"), (lasting, "lasting")):
+        each.save(tmp_path / name)
+        again = VisualTokens.load(tmp_path / name)
+        np.testing.assert_array_equal(again.until, each.until, strict=True)
+        assert_equal(again, each)
+    assert "until" not in load_file(tmp_path / "plain")
+
+
 def assert_equal(actual: VisualTokens, expected: VisualTokens) -> None:
     assert actual.features.dtype == expected.features.dtype
     assert torch.equal(actual.features, expected.features)

@@ -162,6 +162,29 @@ def test_the_whole_house(name: str, qa: VideoQA, clip: Path, tmp_path: Path) -> 
 
 
 @every_family
+def test_across_frames_the_budget_is_kept_and_asked_of(
+    name: str, qa: VideoQA, clip: Path, tmp_path: Path
+) -> None:
+    each = qa.encode(clip, frames=8, keep=0.5)
+    tokens = qa.encode(clip, frames=8, keep=0.5, temporal="on")
+    assert tokens.frames == each.frames
+    cells = tokens.grid[0] * tokens.grid[1] + qa.encoder.has_cls
+    assert len(tokens) == round(0.5 * cells * tokens.frames)
+    assert tokens.covers().any(1).all()
+    if name.startswith("qwen"):  # placed where they are, in rows
+        assert (np.diff(tokens.frame * cells + tokens.patch) > 0).all()
+    answer = qa.ask(tokens, QUESTION)
+    assert answer.tokens == len(tokens)
+    tokens.save(tmp_path / "clip.safetensors")
+    again = VisualTokens.load(tmp_path / "clip.safetensors")
+    np.testing.assert_array_equal(again.until, tokens.until)
+    assert qa.ask(again, QUESTION).text == answer.text
+    evidence = qa.evidence(tokens, answer)
+    assert evidence.tokens.sum() == pytest.approx(1)
+    assert evidence.frames.shape == (tokens.frames,)
+
+
+@every_family
 @torch.inference_mode()
 def test_a_conversation_equals_a_cold_run(name: str, qa: VideoQA, clip: Path) -> None:
     language, tokens = qa.language, qa.encode(clip, frames=4)
