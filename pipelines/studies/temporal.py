@@ -36,7 +36,7 @@ from vzvideo.evaluation.questions import Question
 from vzvideo.models.encoder import Encoder, Scored
 from vzvideo.qa.video_qa import VideoQA
 
-FRAMES, SHARES = (8, 32, 64), (0.10, 0.05)
+FRAMES, SHARES = (8, 32, 64), (0.10, 0.05)  # of a clip; of its tokens
 FEWER = 65  # tokens of a frame, where there are fewer frames
 LOOKED_AT = 32
 TAUS = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
@@ -78,17 +78,18 @@ WAYS: dict[str, Way] = {
 }  # fmt: skip
 
 
-def judged(qa: VideoQA, clips: Sequence[tuple[Scored, list[Question]]], note: Any) -> None:
-    """A line for each number of frames, share and way."""
+def judged(
+    qa: VideoQA, clips: Sequence[Clip], cells: Sequence[tuple[int, float]], standing: Any, note: Any
+) -> None:
+    """A line for each number of frames, share and way; those of `standing` are not made again."""
     judge = Judge(qa.language)
-    for frames in FRAMES:
-        for share in SHARES:
-            each = round(share * qa.encoder.tokens)
-            if frames * each > qa.language.window - 256:
-                continue
-            for name, way in WAYS.items():
-                features = [_kept(scored, frames, each, way) for scored, _ in clips]
-                asked = [questions for _, questions in clips]
+    made = {(row["frames"], row["share"], row["way"]) for row in standing}
+    for frames, share in cells:
+        each = round(share * qa.encoder.tokens)
+        for name, way in WAYS.items():
+            if (frames, share, name) not in made:
+                features = [_kept(clip.scored, frames, each, way) for clip in clips]
+                asked = [clip.questions for clip in clips]
                 values = judge.chosen(features, asked)
                 kinds: dict[str, Any] = {}
                 for kind in sorted({q.kind for some in asked for q in some}):
@@ -144,10 +145,16 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, help="folder of real ones")
     parser.add_argument("--model", default="mini")
     parser.add_argument("--limit", type=int, default=40, help="long clips asked of")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--cells", nargs="+", help="what is judged: frames@share",
+        default=[f"{frames}@{share}" for frames in FRAMES for share in SHARES],
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, help="goes on with what it holds")
     args = parser.parse_args()
     qa = vzvideo.load(args.model, dtype="float32")
-    found: dict[str, Any] = environment() | {"model": qa.name, "judged": [], "real": []}
+    found: dict[str, Any] = {"model": qa.name, "clips": args.limit, "judged": [], "real": []}
+    found |= json.loads(args.out.read_text()) if args.out.exists() else {}
+    found |= environment()
 
     def write() -> None:
         args.out.write_text(json.dumps(found, indent=1) + "\n")
@@ -159,13 +166,13 @@ def main() -> None:
         write()
 
     videos = sorted(p for p in args.videos.iterdir() if p.suffix in ENDINGS) if args.videos else []
-    for path in videos:
+    for path in [path for path in videos if path.name not in {r["video"] for r in found["real"]}]:
         scored = Scored(*(values.float() for values in look(qa.encoder, path, LOOKED_AT)))
         row = {"video": path.name, "covered": covered(scored), "static": static(scored)}
         found["real"].append(row)
         print(path.name, [round(each["covered"], 3) for each in row["covered"]], flush=True)
         write()
-    if videos:
+    if videos and "cost" not in found:
         found["cost"] = cost(qa.encoder, videos[0])
         write()
     if args.clips:
@@ -175,7 +182,8 @@ def main() -> None:
                 asked.setdefault(question.video, []).append(question)
         some = list(asked.items())[: args.limit]
         clips: list[Clip] = [Clip(look(qa.encoder, Path(v), max(FRAMES)), q) for v, q in some]
-        judged(qa, [(clip.scored, clip.questions) for clip in clips], note)
+        cells = [(int(cell.split("@")[0]), float(cell.split("@")[1])) for cell in args.cells]
+        judged(qa, clips, cells, found["judged"], note)
 
 
 if __name__ == "__main__":
