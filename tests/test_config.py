@@ -67,6 +67,12 @@ def test_defaults_then_the_file_then_what_the_caller_says(tmp_path: Path) -> Non
     assert config.load(None, frames=None) == Settings()
 
 
+@pytest.mark.parametrize("word", ["on", "off", "auto", '"on"'])
+def test_on_and_off_are_words_though_yaml_reads_them_otherwise(tmp_path: Path, word: str) -> None:
+    (tmp_path / "settings.yaml").write_text(f"temporal: {word}\n")
+    assert config.load(tmp_path / "settings.yaml").temporal == word.strip('"')
+
+
 def test_a_file_of_comments_changes_nothing(tmp_path: Path) -> None:
     for text in ("", "# nothing yet\n", "---\n"):
         assert config.load(written(tmp_path, text)) == Settings()

@@ -175,6 +175,8 @@ def _validated(name: str, value: Any) -> Any:
         raise SettingsError(f"unknown setting {name!r}: {hint}", code="unknown_setting")
     for kind in _alternatives(_KINDS[name]):
         if typing.get_origin(kind) is Literal:
+            if isinstance(value, bool) and "on" in typing.get_args(kind):
+                return "on" if value else "off"  # as YAML reads these two words
             if value in typing.get_args(kind):
                 return value
         elif kind is float and isinstance(value, int) and not isinstance(value, bool):

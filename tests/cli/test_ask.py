@@ -62,6 +62,7 @@ def test_json_is_one_object_a_line_and_always_the_same(
             "cached",
             "yes_probability",
             *("duration_s", "promised_s", "asked", "decoded", "lost", "cropped"),
+            "static",
         ]
         assert (about["asked"], about["decoded"], about["lost"]) == (4, 4, 0)
         assert about["cropped"] == 0.25
@@ -111,6 +112,20 @@ def test_beams_are_followed_where_they_are_asked_for(
     assert said.out != answers[OTHER] + "\n"
     both = vz("ask", clip, OTHER, "--num-beams", 3, "--temperature", 0.5, "--model", checkpoint)
     assert "give one of them" in both.line
+
+
+def test_across_frames_says_how_much_stands_still(
+    vz: Command, checkpoint: Path, clip: Path
+) -> None:
+    ask = ["ask", clip, QUESTION, "--model", checkpoint, *SMALL, "--temporal", "on"]
+    said = vz(*ask)
+    assert said.status == 0, said.err
+    (share,) = re.findall(r"; (\d+) % of the places static", said.err)
+    (about,) = vz(*ask, "--json").objects
+    assert round(100 * about["static"]) == int(share)
+    assert about["tokens"] == 20
+    wrong = vz("ask", clip, QUESTION, "--model", checkpoint, "--temporal", "on", "--no-compress")
+    assert "nothing is compressed here" in wrong.line
 
 
 def test_wide_frames_may_be_padded(vz: Command, checkpoint: Path, tmp_path: Path) -> None:

@@ -85,8 +85,8 @@ def test_json_alone_is_one_line_and_no_page(show: Command, clip: Path, folder: P
     assert (said.status, said.err, files(folder)) == (0, "", [])
     (about,) = said.objects
     assert list(about) == [
-        *("source", "model", "attention_by_layer", "budgets", "cosine_to_next_frame"),
-        *("cosine_of_random_patches", "cropped", "frame_times_s"),
+        *("source", "model", "attention_by_layer", "budgets", "across_frames"),
+        *("cosine_to_next_frame", "cosine_of_random_patches", "cropped", "frame_times_s"),
     ]
     assert (about["source"], about["frame_times_s"]) == (str(clip), [0.2, 0.6, 1.0, 1.4])
     assert [budget["tokens_per_frame"] for budget in about["budgets"]] == [5, 9, 17]

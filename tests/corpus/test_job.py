@@ -16,9 +16,11 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import vzvideo
 from tests.video import clips
@@ -229,6 +231,19 @@ def test_a_video_of_an_object_store_is_answered_as_one_of_the_disk(
     assert row["video"] == f"{uri}/a%20film.mp4"
     asked = vzvideo.load(settings=settings, cache=False).ask(videos / "1.mp4", "What happens?")
     assert row["answer"] == asked.text
+
+
+def test_an_index_zipped_across_frames_holds_what_is_asked_otherwise(
+    without_ray: None, videos: Path, settings: Settings, tmp_path: Path
+) -> None:
+    settings = settings.replace(temporal="on")
+    summary = corpus.index(tasks_of(videos, ("0.mp4",)), str(tmp_path / "tokens"), settings)
+    assert summary.rows == 1
+    kept = vzvideo.VisualTokens.load(next((tmp_path / "tokens").glob("*.vz.safetensors")))
+    expected = vzvideo.load(settings=settings, cache=False).encode(videos / "0.mp4")
+    np.testing.assert_array_equal(kept.until, expected.until)
+    torch.testing.assert_close(kept.features, expected.features)
+    assert (kept.until - kept.frame > 1).any()
 
 
 def test_an_index_is_asked_instead_of_the_videos(
