@@ -19,7 +19,7 @@ from pipelines.mini.questions import Asked, Captioned, Presence
 
 # Of a batch: pictures and real clips that someone wrote about, such with captions alone, such with
 # labels alone, and clips with cuts.
-SHARES = {"written": 0.45, "clip": 0.08, "captions": 0.20, "labels": 0.08, "cuts": 0.19}
+SHARES = {"written": 0.45, "clip": 0.14, "captions": 0.20, "labels": 0.08, "cuts": 0.13}
 CAP = 0.3  # of a batch, the most from one source
 # Sources of clips that show one kind of thing again and again (robot arms, a hall from above, what
 # generators make), and how much less often they are drawn: else every clip is told as a robot.
@@ -172,7 +172,7 @@ class Mixture:
         else:
             # Told of cuts too often, it would tell every single shot as two.
             orders = [each for each in questions.order(said, rng)
-                      if each.kind != "story" or rng.random() < 0.25]  # fmt: skip
+                      if each.kind != "story" or rng.random() < 0.08]  # fmt: skip
             asked += rng.sample(orders, min(3, len(orders))) + questions.when(said, 4, rng)
         return Clip(views, budget, [(each.question, each.answer) for each in asked])
 
