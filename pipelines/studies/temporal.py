@@ -7,7 +7,7 @@ Four parts, each written as soon as it is there. *judged*: questions about long 
 scenes are known, answered from equally many tokens: VisionZip frame by frame, across frames, fewer
 frames of 65 tokens each, and pooled. *covered*: of real videos, 32 frames each, the mean over all
 cells of the greatest cosine to a token that is kept. *static*: the share of cells that are merged,
-by tau. *cost*: seconds of zipping 32 frames of `mini`, beside the tower's.
+by tau. *cost*: seconds of zipping 32 frames of `mini`, beside the tower's, and of larger shapes.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ FRAMES, SHARES = (8, 32, 64), (0.10, 0.05)  # of a clip; of its tokens
 FEWER = 65  # tokens of a frame, where there are fewer frames
 LOOKED_AT = 32
 TAUS = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+# Cells of a frame, their width, whether the first is a CLS.
+SHAPES = {"CLIP-L 224": (257, 1024, True), "LLaVA-OneVision-0.5B": (196, 896, False)}
 # Cells of a clip, tokens a frame -> what is kept of them (V, D).
 Way = Callable[[Scored, int], Tensor]
 
@@ -139,6 +141,24 @@ def cost(encoder: Encoder, path: Path, repeats: int = 5) -> dict[str, Any]:
     return {"decode_and_tower_s": spread(tower[1:]), "zip_s": spread(zipping[1:])}
 
 
+def cost_of_shape(cells: int, width: int, has_cls: bool, repeats: int = 5) -> dict[str, Any]:
+    """Seconds of zipping 32 frames of noise of which four in five cells stay, to a tenth."""
+    draw = torch.Generator().manual_seed(0)
+    features = torch.randn(LOOKED_AT, cells, width, generator=draw)
+    for at in range(1, LOOKED_AT):
+        stays = torch.rand(cells, 1, generator=draw) < 0.8
+        near = features[at - 1] + 0.2 * torch.randn(cells, width, generator=draw)
+        features[at] = torch.where(stays, near, features[at])
+    scores = torch.rand(LOOKED_AT, cells, generator=draw)
+    keys = torch.randn(LOOKED_AT, cells, 64, generator=draw)
+    taken = []
+    for _ in range(repeats + 1):
+        begun = time.perf_counter()
+        visionzip.zip_clip(features, scores, keys, 0.1, has_cls=has_cls)
+        taken.append(time.perf_counter() - begun)
+    return spread(taken[1:])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--clips", type=Path, help="folder that make_clips has written")
@@ -175,6 +195,8 @@ def main() -> None:
     if videos and "cost" not in found:
         found["cost"] = cost(qa.encoder, videos[0])
         write()
+    found["cost_of_shapes_s"] = {name: cost_of_shape(*shape) for name, shape in SHAPES.items()}
+    write()
     if args.clips:
         asked: dict[str, list[Question]] = {}
         for question in files.read(args.clips / "questions.jsonl"):
