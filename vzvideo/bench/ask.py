@@ -32,7 +32,6 @@ from vzvideo.bench.measure import (
 from vzvideo.bench.models import Setup
 from vzvideo.errors import VzVideoError
 from vzvideo.models import weights
-from vzvideo.models.encoder import join
 from vzvideo.qa import video_qa as api
 from vzvideo.qa.prefetch import Span, StageTimer
 from vzvideo.video.frames import frames_of
@@ -104,8 +103,10 @@ def _stages_alone(qa: api.VideoQA, path: Path, frames: int, taken: Columns) -> s
     with timed(taken, "decode_alone_s"), opened as frames_found:
         batches = list(frames_found.batches)
     with timed(taken, "encode_alone_s"):
-        parts = [recipe.encoder.encode(batch, recipe.compression) for batch in batches]
-    tokens = join(parts)
+        clip = recipe.start()
+        for batch in batches:
+            clip.add(batch)
+        tokens = clip.tokens()
     with timed(taken, "prefill_alone_s"):
         prefix = qa.language.prefill(tokens)
     with timed(taken, "generate_alone_s"):

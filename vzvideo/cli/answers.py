@@ -102,8 +102,8 @@ def gaps(encoded: Encoded) -> str:
     frames = encoded.tokens.frames
     words = []
     settings = encoded.tokens.settings
-    if settings.get("temporal"):
-        words.append(f"{100 * settings['static']:.0f} % of the places static")
+    if (static := settings.get("static")) is not None:
+        words.append(f"{100 * static:.0f} % of the places static")
     if encoded.asked > frames:
         words.append(f"{encoded.asked} frames asked for, different ones in the video: {frames}")
     duration_s, promised_s = (settings.get(name) for name in ("duration_s", "promised_s"))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _SAVE_S = 60.0  # how often the state is saved
 # Options for which frames of a file to look at, and how to read it.
-_OF_FILES = ("frames", "start", "end", "sampling", "decoder", "hwaccel", "no_cache")
+_OF_FILES = ("frames", "start", "end", "sampling", "decoder", "hwaccel", "temporal", "no_cache")
 
 
 @with_settings(unlisted=_OF_FILES, **ANSWERING)

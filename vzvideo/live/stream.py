@@ -45,6 +45,7 @@ BUDGET = 2048  # tokens remembered where nobody says otherwise, and the model ha
 # Settings that say which frames of a file to look at.
 OF_FILES = {
     *("frames", "sampling", "start_s", "end_s", "decoder", "hwaccel", "cache", "cache_gib"),
+    "temporal",  # a stream's memory merges across time by itself
 }
 
 
@@ -68,8 +69,6 @@ class Stream:
         """See `VideoQA.stream`."""
         if wrong := OF_FILES & changes.keys():
             raise SettingsError(f"{', '.join(sorted(wrong))}: not for a stream, which takes `fps`")
-        if changes.get("temporal", "off") != "off":
-            raise SettingsError("temporal: a stream's memory merges across time by itself")
         if wrong := LOADING & changes.keys():
             raise SettingsError(f"{', '.join(sorted(wrong))}: say it to `load`, of the whole model")
         self._qa = qa

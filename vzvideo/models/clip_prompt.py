@@ -118,11 +118,16 @@ class ClipPrompt:
     def runs(self, tokens: VisualTokens) -> tuple[list[int], list[float]]:
         """Tokens of each run of placeholders, and its time."""
         counts, times_s = self._frame_runs(tokens)
-        return (counts, times_s) if self.apart else ([sum(counts)], times_s[:1])
+        if not self.apart:
+            return [sum(counts)], times_s[:1]
+        shown = [run for run in zip(counts, times_s, strict=True) if run[0]]
+        return [count for count, _ in shown], [time_s for _, time_s in shown]
 
     def _frame_runs(self, tokens: VisualTokens) -> tuple[list[int], list[float]]:
         """The same frame by frame; where a stream has kept few tokens of a frame, of several."""
         each = np.bincount(tokens.frame, minlength=tokens.frames)
+        if "stand_for" not in tokens.settings:
+            return each.tolist(), tokens.pts_s.tolist()
         runs: list[tuple[int, float]] = []
         for count, time_s in zip(each.tolist(), tokens.pts_s.tolist(), strict=True):
             if runs and runs[-1][0] + count <= each.max():

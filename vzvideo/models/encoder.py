@@ -170,11 +170,28 @@ class Encoder:
     def zip_clip(self, parts: Sequence[Looked], settings: ZipSettings) -> VisualTokens:
         """Consecutive parts of one video -> its tokens, as many as `settings` would leave of its
         frames one by one, those that stand still merged across frames."""
+        return self.pack_clip(self.zip_looked(parts, settings), parts, settings)
+
+    def zip_looked(self, parts: Sequence[Looked], settings: ZipSettings) -> visionzip.ZippedClip:
+        """As `zip_clip`, with what became of each cell."""
         self.check(settings)
-        grid, source = parts[0].grid, parts[0].source
-        _check_shapes([part.grid for part in parts], source)
+        _check_shapes([part.grid for part in parts], parts[0].source)
         scored = Scored(*map(torch.cat, zip(*(part.scored for part in parts), strict=True)))
-        zipped = zip_across(scored, settings, self)
+        groups, cells = scored.scores.shape
+        return visionzip.zip_clip(
+            *scored,
+            groups * settings.tokens_per_frame(cells),
+            has_cls=self.has_cls,
+            merge=settings.merge,
+            prune=self.family.has_positions,
+            contextual=settings.contextual_share,
+        )
+
+    def pack_clip(
+        self, zipped: visionzip.ZippedClip, parts: Sequence[Looked], settings: ZipSettings
+    ) -> VisualTokens:
+        """The tokens of what `zip_looked` made of these parts."""
+        settings = replace(settings, temporal=True)
         patch = (zipped.cell.cpu().numpy() - self.has_cls).astype(np.int32)
         role = np.where(zipped.contextual.cpu().numpy(), Role.CONTEXTUAL, Role.DOMINANT)
         noted = {"static": round(zipped.static, 4), "cropped": round(parts[0].cropped, 4)}
@@ -184,8 +201,8 @@ class Encoder:
             role=np.where(patch < 0, Role.CLS, role).astype(np.int8),
             patch=patch,
             pts_s=np.concatenate([part.pts_s for part in parts]),
-            grid=grid,
-            source=source,
+            grid=parts[0].grid,
+            source=parts[0].source,
             settings=settings.about() | noted,
             until=zipped.until.cpu().numpy().astype(np.int32),
         )
@@ -235,7 +252,7 @@ class Encoder:
             pts_s=group_times(frames.pts_s, self.family.frames_per_group),
             grid=grid,
             source=frames.source,
-            settings=settings.about() | {"cropped": round(cropped, 4)},
+            settings=replace(settings, temporal=False).about() | {"cropped": round(cropped, 4)},
         )
 
 
@@ -264,18 +281,6 @@ class ClipEncoder:
         if self._settings.temporal:
             return self._encoder.zip_clip(self._looked, self._settings)
         return join(self._zipped)
-
-
-def zip_across(scored: Scored, settings: ZipSettings, encoder: Encoder) -> visionzip.ZippedClip:
-    """All groups (G, C, ...) of a clip, as many tokens as `settings` would leave of them one by
-    one."""
-    return visionzip.zip_clip(
-        *scored,
-        settings.tokens_per_clip(*scored.scores.shape),
-        has_cls=encoder.has_cls,
-        merge=settings.merge,
-        prune=encoder.family.has_positions,
-    )
 
 
 def group_times(pts_s: NDArray[np.float64], per_group: int) -> NDArray[np.float64]:

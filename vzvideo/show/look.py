@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vzvideo import visionzip
 from vzvideo.errors import SettingsError
-from vzvideo.models.encoder import Encoder, Scored, join, zip_across
+from vzvideo.models.encoder import Scored, join
 from vzvideo.models.preprocess import Preprocess
 from vzvideo.qa.encoding import Progress
 from vzvideo.qa.evidence import needs_tenths
@@ -173,8 +173,10 @@ def inspect_video(
         for batch in found.batches:
             inputs = encoder.preprocess(torch.from_numpy(batch.pixels), encoder.device)
             seen, by_layer = encoder.score_layers(inputs)
-            parts.append(encoder.compress(batch, seen, recipe.compression))
-            looks.append(encoder.looked(batch, seen))
+            if recipe.compression.temporal:
+                looks.append(encoder.looked(batch, seen))
+            else:
+                parts.append(encoder.compress(batch, seen, recipe.compression))
             scored.append(Scored(*(values.cpu() for values in seen)))
             layers.append(by_layer.cpu())
             pictures.append(squares(batch.pixels, encoder.preprocess))
@@ -187,6 +189,13 @@ def inspect_video(
     tokens = (
         encoder.zip_clip(looks, recipe.compression) if recipe.compression.temporal else join(parts)
     )
+    across = None
+    if recipe.compression.temporal:
+        zipped = encoder.zip_looked(looks, recipe.compression)
+        tokens = encoder.pack_clip(zipped, looks, recipe.compression)
+        across = _across(tokens, zipped, encoder.has_cls)
+    else:
+        tokens = join(parts)
     whole = Scored(*(torch.cat(values) for values in zip(*scored, strict=True)))
     cls = int(encoder.has_cls)
     patches = F.normalize(whole.hidden[:, cls:].float(), dim=-1)  # (T, P, D)
@@ -207,9 +216,7 @@ def inspect_video(
         },
         chosen=chosen,
         cropped=tokens.settings["cropped"],
-        across=_across(tokens, whole, recipe.compression, encoder)
-        if recipe.compression.temporal
-        else None,
+        across=across,
     )
     noted = recipe.about | tokens.settings | found.lengths | {"asked": asked, "lost": lost}
     return looked, replace(tokens, settings=noted)
@@ -247,16 +254,13 @@ def _cut(scored: Scored, dominant: int, contextual: int, merge: str, has_cls: bo
     )
 
 
-def _across(
-    tokens: VisualTokens, scored: Scored, settings: visionzip.ZipSettings, encoder: Encoder
-) -> AcrossView:
-    zipped = zip_across(scored, settings, encoder)
+def _across(tokens: VisualTokens, zipped: visionzip.ZippedClip, has_cls: bool) -> AcrossView:
     covers, late = tokens.covers(), tokens.role == Role.CONTEXTUAL
     token = [
         np.concatenate([np.flatnonzero(each & ~late), np.flatnonzero(each & late)])
         for each in covers
     ]
-    went = zipped.assignment[:, int(encoder.has_cls) :].cpu().numpy()
+    went = zipped.assignment[:, int(has_cls) :].cpu().numpy()
     assignment = np.full(went.shape, -1, np.int64)
     for own, into, at in zip(token, went, assignment, strict=True):
         place = np.full(len(tokens) + 1, -1)  # the last is what was dropped

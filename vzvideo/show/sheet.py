@@ -68,12 +68,14 @@ def _tokens(
     into = _enlarged(cut.assignment[frame].reshape(look.grid))
     pixels = np.asarray(picture, float)
     whole = cut.whole(frame)
-    kept = (into >= 0) & (into < whole)
+    own = cut.patch[frame][cut.assignment[frame]] == np.arange(look.grid[0] * look.grid[1])
+    own = _enlarged(own.reshape(look.grid).astype(np.int64))
+    kept = (into >= 0) & (into < whole) & (own > 0)
     away = pixels * 0.58
-    for token in range(whole, cut.count(frame)):
+    for token in range(cut.count(frame)):
         hue = ((token - whole) * 0.38197 + 0.0694) % 1.0  # as on the page
         tint = np.array(colorsys.hls_to_rgb(hue, 0.6, 0.85))
-        away = np.where((into == token)[..., None], away * 0.74 + 255 * tint * 0.26, away)
+        away = np.where(((into == token) & ~kept)[..., None], away * 0.74 + 255 * tint * 0.26, away)
     drawn = np.where(kept[..., None], pixels, away)
     drawn[_border(kept)] = 255
     return Image.fromarray(drawn.clip(0, 255).astype(np.uint8))

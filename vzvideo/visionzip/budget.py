@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vzvideo.errors import BudgetError
 
 # The paper keeps 54 + 10 of 64 tokens (and 108 + 20, 162 + 30): five parts dominant, one merged.
-_DOMINANT_SHARE = 54 / 64
+_DOMINANT_SHARE, CONTEXTUAL_SHARE = 54 / 64, 10 / 64
 
 
 def split_tokens(tokens_per_frame: int) -> tuple[int, int]:

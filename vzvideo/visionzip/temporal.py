@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vzvideo.visionzip.budget import split_tokens
+from vzvideo.visionzip.budget import CONTEXTUAL_SHARE
 from vzvideo.visionzip.zip import compress
 
 TAU, TAU_FEW = 0.80, 0.65  # as published: usually, and where few tokens are kept
@@ -94,18 +94,19 @@ def zip_clip(
     longest: int | None = None,
     merge: Literal["reference", "mean"] = "reference",
     prune: bool = False,
+    contextual: float = CONTEXTUAL_SHARE,
 ) -> ZippedClip:
     """features (T, C, E), scores (T, C), keys (T, C, K) -> ZippedClip.
 
     keep: how many tokens come out, or as a float their share of all T x C. As many come out
-        exactly: but at least one of each frame's own cells and of each window's static ones, and no
-        more than merging leaves.
+        exactly: but at least one of each frame's own cells, and no more than merging leaves.
     tau: see `static_windows`; None for 0.80, or 0.65 where less than 12 % is kept.
     static: how static cells are chosen: those of the highest score, mean over their window, the
         others dropped; or density peaks (Rodriguez and Laio 2014), the others averaged into
         theirs.
     has_cls: whether cell 0 is a CLS, which is always a frame's own.
-    merge: of a frame's own cells, see `compress`.
+    merge: of a frame's own cells, see `compress`. contextual: of a frame's own tokens, the share
+        that others are merged into.
     prune: a static cell is what it was in its first frame, not the mean, for models to which its
         place and time mean something; the tokens of a frame then stand in raster order.
 
@@ -125,7 +126,10 @@ def zip_clip(
     patches = features[:, 1:] if has_cls else features
     windows = static_windows(patches, tau, longest)
     runs = F.pad(_runs(patches, tau), (int(has_cls), 0))
-    still = [runs[end - 1] >= max(end - 1 - begin, 1) for begin, end in windows]
+    still = [
+        runs[end - 1] >= end - 1 - begin if end - begin > 1 else torch.zeros_like(runs[begin] > 0)
+        for begin, end in windows
+    ]
     lasting = [int(each.sum()) for each in still]
     own = [scores.shape[1] - each for each in lasting]
     parts = [(end - begin, each) for (begin, end), each in zip(windows, own, strict=True)]
@@ -137,7 +141,8 @@ def zip_clip(
         for size in sorted(set(wanted)):
             if size:
                 rows = [begin + n for n, each in enumerate(wanted) if each == size]
-                made.own(rows, own_cells, scores, keys, size, merge)
+                late = min(round(size * contextual), size - has_cls)
+                made.own(rows, own_cells, scores, keys, (size - late, late), merge)
         if of_window:
             choose = _highest if static == "attention" else _peaks
             made.lasting(begin, end, static_cells, scores, of_window, choose)
@@ -181,6 +186,8 @@ def _shared_out(count: int, own: list[int], lasting: list[int]) -> tuple[list[in
     their numbers, at least one of each that has any, by largest remainder."""
     sizes = np.array([*own, *lasting])
     least = np.minimum(sizes, 1)
+    if count < least.sum():  # no more than was asked for, as long as every frame has its own
+        least[len(own) :] = 0
     count = int(max(count, least.sum()))
     if count >= sizes.sum():
         given = sizes
@@ -207,13 +214,15 @@ def _highest(_: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def _peaks(features: Tensor, _: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """features (S, E) -> `count` density peaks, ascending, and which of them each cell goes to.
 
-    A cell's density is exp(-mean of its nearest squared distances / E); a peak is dense and far
-    from whatever is denser.
+    A cell's density goes by exp(-mean of its nearest squared distances / E); a peak is dense and
+    far from whatever is denser.
     """
     points = features.float()
     apart = torch.cdist(points, points)
     near = apart.pow(2).topk(min(_NEIGHBOURS + 1, len(points)), largest=False).values[:, 1:]
-    density = torch.exp(-near.mean(1) / points.shape[1]) if near.shape[1] else apart.new_ones(1)
+    spread = near.mean(1) if near.shape[1] else apart.new_zeros(1)
+    # Only their order counts; as a share of the densest they do not underflow.
+    density = torch.exp(-(spread - spread.min()) / points.shape[1])
     order = density.argsort(descending=True, stable=True)  # of equal ones the first is the denser
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
@@ -238,12 +247,13 @@ class _Made:
         self._goes = torch.full((frames, cells), -1, dtype=torch.int64, device=features.device)
 
     def own(
-        self, rows: list[int], cells: Tensor, scores: Tensor, keys: Tensor, size: int,
+        self, rows: list[int], cells: Tensor, scores: Tensor, keys: Tensor, split: tuple[int, int],
         merge: Literal["reference", "mean"],
     ) -> None:  # fmt: skip
-        """`size` tokens of the cells of each of these frames, by VisionZip."""
+        """Dominant and contextual tokens of the cells of each of these frames, by VisionZip."""
+        size = sum(split)
         at = torch.tensor(rows, device=cells.device)
-        dominant, contextual = split_tokens(size) if size < len(cells) else (size, 0)
+        dominant, contextual = split if size < len(cells) else (size, 0)
         features, ranked, alike = (v[at][:, cells] for v in (self._features, scores, keys))
         zipped = compress(
             features, ranked, alike, dominant, contextual, merge=merge, has_cls=self._has_cls

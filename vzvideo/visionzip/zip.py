@@ -52,11 +52,10 @@ class ZipSettings:
         """What tokens are marked with (JSON): as before there was `temporal`, where it is off."""
         return {name: value for name, value in asdict(self).items() if name != "temporal" or value}
 
-    def tokens_per_clip(self, frames: int, tokens: int) -> int:
-        """As many of `frames` frames; a share is one of them all."""
-        if isinstance(self.dominant, float) and isinstance(self.contextual, float):
-            return max(1, round((self.dominant + self.contextual) * frames * tokens))
-        return frames * self.tokens_per_frame(tokens)
+    @property
+    def contextual_share(self) -> float:
+        """Of the tokens that come out, the share that others are merged into."""
+        return self.contextual / (self.contextual + (self.dominant or 1))
 
 
 NO_COMPRESSION = ZipSettings(dominant=None, contextual=0)

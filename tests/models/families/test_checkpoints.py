@@ -169,7 +169,22 @@ def test_across_frames_the_budget_is_kept_and_asked_of(
     tokens = qa.encode(clip, frames=8, keep=0.5, temporal="on")
     assert tokens.frames == each.frames
     cells = tokens.grid[0] * tokens.grid[1] + qa.encoder.has_cls
-    assert len(tokens) == round(0.5 * cells * tokens.frames)
+    assert len(tokens) == len(each)
+    # Every frame is told when it is, and stands where it was.
+    runs, times_s = qa.language.clips.runs(tokens)
+    if qa.language.clips.apart:
+        told = np.bincount(tokens.frame, minlength=tokens.frames)
+        assert runs == told[told > 0].tolist()
+        assert times_s == tokens.pts_s[told > 0].tolist()
+    if qa.encoder.family.has_positions:
+        whole = qa.language.prefill(qa.encode(clip, frames=8, compress=False))
+        some = qa.language.prefill(tokens)
+        for prefix in (whole, some):
+            assert prefix.positions is not None
+            assert prefix.visual is not None
+        at = torch.from_numpy(tokens.frame.astype(np.int64) * cells + tokens.patch)
+        expected = whole.positions[..., whole.visual][..., at]  # type: ignore[index]
+        assert torch.equal(some.positions[1:, :, some.visual], expected[1:])  # type: ignore[index]
     assert tokens.covers().any(1).all()
     if name.startswith("qwen"):  # placed where they are, in rows
         assert (np.diff(tokens.frame * cells + tokens.patch) > 0).all()

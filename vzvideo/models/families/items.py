@@ -100,10 +100,10 @@ def compress(items: Sequence[Item], settings: ZipSettings | None, by_place: bool
 
 def _across(part: Part, settings: ZipSettings, by_place: bool) -> Order:
     """A clip's frames, zipped across them."""
-    total = settings.tokens_per_clip(*part.place.shape)
+    groups, cells = part.place.shape
     zipped = visionzip.zip_clip(
-        *part.cells, min(total, part.place.numel()), has_cls=part.has_cls, merge=settings.merge,
-        prune=by_place,
+        *part.cells, groups * min(settings.tokens_per_frame(cells), cells), has_cls=part.has_cls,
+        merge=settings.merge, prune=by_place, contextual=settings.contextual_share,
     )  # fmt: skip
     return Order(zipped.features, part.place[zipped.frame, zipped.cell], False)
 
