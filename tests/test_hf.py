@@ -98,14 +98,26 @@ def test_forward_and_generate_go_on_from_what_is_kept(case: Any) -> None:
 
 @pytest.mark.parametrize(("name", "what"), [case for case in tiny.CASES if "video" in case[1]])
 @torch.no_grad()
-def test_across_frames_as_many_tokens_are_kept(case: Any, name: str) -> None:
+def test_across_frames_what_stands_still_is_kept_once(case: Any, name: str) -> None:
+    """The first video of a row stands still, a second one does not."""
     model, given = case
+    pixels = given["pixel_values_videos"].clone()
+    if name.startswith("qwen"):
+        pixels = pixels.unflatten(0, (3, -1))
+        pixels[1:] = pixels[:1]
+        pixels = pixels.flatten(0, 1)
+    else:
+        pixels[0, 1:] = pixels[0, :1]
+    given["pixel_values_videos"] = pixels
     settings = ZipSettings(3, 2, family_of(model).merge, temporal=True)
     short = shortened(model, given, settings)
     apart = shortened(model, given, ZipSettings(3, 2, family_of(model).merge))
-    assert short["input_ids"].shape == apart["input_ids"].shape
+    # No more tokens, fewer where so many are not left.
+    assert short["input_ids"].shape[1] <= apart["input_ids"].shape[1]
     expected = model(**short).logits
-    assert not torch.equal(expected, model(**apart).logits)
+    assert expected.shape != (other := model(**apart).logits).shape or not torch.equal(
+        expected, other
+    )
     visionzip(model, dominant=3, contextual=2, temporal="on")
     assert torch.equal(model(**given).logits, expected)
     assert model.generate(**given, **SAID).shape[1] == given["input_ids"].shape[1] + 6

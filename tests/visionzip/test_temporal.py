@@ -152,9 +152,36 @@ def test_a_picture_that_stands_still_is_kept_once() -> None:
     assert found.cell.tolist() == list(range(12))
 
 
+def test_windows_of_one_frame_are_visionzip() -> None:
+    features, scores, keys = clip(4, 10, 3)
+    found = zip_clip(features, scores, keys, 20, has_cls=False, longest=1)
+    each = visionzip.compress(features, scores, keys, *visionzip.split_tokens(5), has_cls=False)
+    assert found.static == 0
+    torch.testing.assert_close(found.features, each.features.flatten(0, 1))
+    own = visionzip.compress(features, scores, keys, 2, 3, has_cls=False)
+    found = zip_clip(features, scores, keys, 20, has_cls=False, longest=1, contextual=3 / 5)
+    torch.testing.assert_close(found.features, own.features.flatten(0, 1))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 200.0, 1e4])
+def test_density_peaks_are_told_apart_at_any_scale(scale: float) -> None:
+    features, scores, keys = clip(4, 30, 5, still=1.0)
+    found = zip_clip(features * scale, scores, keys, 8, has_cls=False, tau=0.8)
+    assert len(set(found.cell.tolist()) & set(range(8))) < 6  # as where all densities are 0
+
+
+@pytest.mark.parametrize("has_cls", [True, False])
+def test_no_more_come_out_than_were_asked_for_where_every_frame_keeps_one(has_cls: bool) -> None:
+    for seed in range(20):
+        features, scores, keys = clip(6, 10, seed)
+        for keep in range(6, 30):
+            found = zip_clip(features, scores, keys, keep, has_cls=has_cls)
+            assert len(found.features) <= keep
+
+
 def test_static_cells_are_those_looked_at_most() -> None:
     features, scores, keys = clip(4, 10, 4, still=1.0)
-    found = zip_clip(features, scores, keys, 3, has_cls=False, tau=0.8)
+    found = zip_clip(features, scores, keys, 3, has_cls=False, tau=0.8, static="attention")
     assert found.cell.tolist() == scores.mean(0).argsort(descending=True)[:3].sort().values.tolist()
     assert (found.assignment >= 0).sum() == 3 * 4
 

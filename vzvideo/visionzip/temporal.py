@@ -220,16 +220,15 @@ def _peaks(features: Tensor, _: Tensor, count: int) -> tuple[Tensor, Tensor]:
     points = features.float()
     apart = torch.cdist(points, points)
     near = apart.pow(2).topk(min(_NEIGHBOURS + 1, len(points)), largest=False).values[:, 1:]
-    spread = near.mean(1) if near.shape[1] else apart.new_zeros(1)
-    # Only their order counts; as a share of the densest they do not underflow.
-    density = torch.exp(-(spread - spread.min()) / points.shape[1])
+    # In logarithms, for the densities of features of a large scale are all 0 in floats.
+    density = -near.mean(1) / points.shape[1] if near.shape[1] else apart.new_zeros(1)
     order = density.argsort(descending=True, stable=True)  # of equal ones the first is the denser
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
     denser = rank[None] < rank[:, None]
     far = torch.where(denser, apart, torch.inf).min(1).values
     far = torch.where(rank == 0, apart.max(), far)
-    kept = (density * far).argsort(descending=True, stable=True)[:count].sort().values
+    kept = (density + far.log()).argsort(descending=True, stable=True)[:count].sort().values
     goes = apart[:, kept].argmin(1)
     goes[kept] = torch.arange(count, device=kept.device)
     return kept, goes
