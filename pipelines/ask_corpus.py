@@ -21,6 +21,7 @@ from vzvideo.config import Settings
 from vzvideo.corpus import job as corpus
 from vzvideo.corpus import manifest
 from vzvideo.corpus.manifest import Task
+from vzvideo.corpus.progress import Progress, Summary
 from vzvideo.corpus.rows import suggest
 from vzvideo.errors import SettingsError, VzVideoError
 from vzvideo.video.guarded import Guard
@@ -63,7 +64,7 @@ def _several(value: Any) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else [str(value)]
 
 
-def run(job: dict[str, Any]) -> corpus.Summary:
+def run(job: dict[str, Any]) -> Summary:
     """Does it, with a line on stderr now and then."""
     given: dict[str, Any] = {}
     for name, kind in (("deadline_s", float), ("memory_gib", float), ("tries", int)):
@@ -74,7 +75,7 @@ def run(job: dict[str, Any]) -> corpus.Summary:
     settings: Settings = config.load(None, **(job.get("settings") or {}))
     told = time.monotonic()
 
-    def tell(progress: corpus.Progress) -> None:
+    def tell(progress: Progress) -> None:
         nonlocal told
         if time.monotonic() - told > EVERY_S:
             told = time.monotonic()

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from vzvideo.errors import VzVideoError as VzVideoError
     from vzvideo.live.stream import Stream as Stream
     from vzvideo.qa.asking import Chat as Chat
+    from vzvideo.qa.loading import load as load
     from vzvideo.qa.video_qa import VideoQA as VideoQA
-    from vzvideo.qa.video_qa import load as load
     from vzvideo.types import Answer as Answer
     from vzvideo.types import Failure as Failure
     from vzvideo.types import FrameBatch as FrameBatch
@@ -40,7 +40,7 @@ _HOMES = {
     "VideoQA": "qa.video_qa",
     "VisualTokens": "types",
     "VzVideoError": "errors",
-    "load": "qa.video_qa",
+    "load": "qa.loading",
     "open_video": "video.backends",
 }
 __all__ = [*_HOMES, "visionzip"]

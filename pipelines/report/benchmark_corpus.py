@@ -38,7 +38,7 @@ from vzvideo.corpus import job as corpus
 from vzvideo.corpus import manifest
 from vzvideo.corpus.manifest import Task
 from vzvideo.corpus.stages import Answer, Decode, Encode, Stage, Work
-from vzvideo.qa import video_qa as qa
+from vzvideo.qa import loading
 from vzvideo.qa.video_qa import VideoQA
 from vzvideo.video.guarded import Guard
 
@@ -131,7 +131,7 @@ def works_of(tasks: Sequence[Task], planner: VideoQA) -> list[Work]:
 def stages_and_job(videos: list[Path], settings: Settings) -> dict[str, Any]:
     """The job's rate against that of each stage in a bare loop of one worker."""
     tasks = tasks_of(videos, 4 * len(videos), QUESTIONS[:1])
-    planner = qa.load(settings=settings.replace(cache=False), part="outline")
+    planner = loading.load(settings=settings.replace(cache=False), part="outline")
     works = works_of(tasks, planner)
     compression = planner.recipe().compression
     rates: dict[str, float] = {}
@@ -153,7 +153,7 @@ def nodes(videos: list[Path], settings: Settings) -> dict[str, Any]:
     """Decoding, and nothing else, on two nodes of one core against one."""
     # To find the scenes every frame is decoded, and one of them goes on its way.
     settings = settings.replace(frames=1, sampling="scenes", cache=False)
-    planner = qa.load(settings=settings, part="outline")
+    planner = loading.load(settings=settings, part="outline")
     works = works_of(tasks_of(videos, 12 * len(videos), QUESTIONS[:1]), planner)
     found: dict[str, Any] = {}
     for cores in ((1.0,), (1.0, 1.0)):

@@ -152,7 +152,7 @@ def test_what_nobody_expected_says_that_it_is_a_bug(
     def fails(*_: object, **__: object) -> None:
         raise ZeroDivisionError("one line\nand another")
 
-    monkeypatch.setattr(vzvideo.qa.video_qa, "load", fails)
+    monkeypatch.setattr(vzvideo.qa.loading, "load", fails)
     said = vz("ask", clip, QUESTION, "--model", checkpoint)
     assert said.status == 1
     assert said.line == (
@@ -164,7 +164,7 @@ def test_what_nobody_expected_says_that_it_is_a_bug(
 def test_too_little_memory_is_no_bug(
     vz: Command, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vzvideo.qa.video_qa, "load", lambda *_, **__: torch.empty(1 << 60))
+    monkeypatch.setattr(vzvideo.qa.loading, "load", lambda *_, **__: torch.empty(1 << 60))
     said = vz("ask", clip, QUESTION, "--model", checkpoint)
     assert said.status == 1
     assert said.line.startswith("vzvideo: out of memory: choose fewer --frames")

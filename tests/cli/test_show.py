@@ -304,16 +304,16 @@ def test_a_wrong_name_costs_no_imports() -> None:
 def test_without_a_question_only_the_tower_is_loaded(
     show: Command, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vzvideo.qa import video_qa as qa
+    from vzvideo.qa import loading
 
     loaded: list[Any] = []
-    load = qa.load
+    load = loading.load
 
     def noted(*args: Any, **options: Any) -> Any:
         loaded.append(options["part"])
         return load(*args, **options)
 
-    monkeypatch.setattr(qa, "load", noted)
+    monkeypatch.setattr(loading, "load", noted)
     assert show(clip, "--json").status == show(clip, "--json", "--ask", OTHER).status == 0
     assert loaded == ["tower", "both"]
 

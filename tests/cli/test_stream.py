@@ -372,7 +372,7 @@ def test_what_can_be_told_at_once_does_not_wait_for_a_model(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(vzvideo.qa.video_qa, "load", never)
+    monkeypatch.setattr(vzvideo.qa.loading, "load", never)
     for arguments, told in (
         ([clip, "--speed", "fast"], "speed"),
         ([clip, "--frames", "3"], "frames"),

@@ -32,8 +32,9 @@ from vzvideo.bench.measure import (
 from vzvideo.bench.models import Setup
 from vzvideo.errors import VzVideoError
 from vzvideo.models import weights
-from vzvideo.qa import video_qa as api
+from vzvideo.qa import loading
 from vzvideo.qa.prefetch import Span, StageTimer
+from vzvideo.qa.video_qa import VideoQA
 from vzvideo.video.frames import frames_of
 
 FRAMES = (8, 32)
@@ -72,7 +73,7 @@ def measure(setup: Setup) -> Numbers:
     return found
 
 
-def _ask(qa: api.VideoQA, path: Path, frames: int, taken: Columns) -> list[Span]:
+def _ask(qa: VideoQA, path: Path, frames: int, taken: Columns) -> list[Span]:
     """Everything once, into `taken`; when the stages of a first token worked."""
     empty_cache(qa)
     with timed(taken, "first_s"):
@@ -96,7 +97,7 @@ def _ask(qa: api.VideoQA, path: Path, frames: int, taken: Columns) -> list[Span]
     return cold
 
 
-def _stages_alone(qa: api.VideoQA, path: Path, frames: int, taken: Columns) -> str:
+def _stages_alone(qa: VideoQA, path: Path, frames: int, taken: Columns) -> str:
     """Runs a question's stages one after another, nothing beside them; the answer."""
     recipe = qa.recipe(QUESTIONS[0], frames=frames)
     opened = frames_of(str(path), recipe.settings, recipe.frames, recipe.size)
@@ -124,7 +125,7 @@ def _compared(taken: Columns) -> Numbers:
     }
 
 
-def first_token(qa: api.VideoQA, path: Path, frames: int) -> list[Span]:
+def first_token(qa: VideoQA, path: Path, frames: int) -> list[Span]:
     """When each stage worked until the first piece of an answer was there; seconds from now."""
     begun_s = time.perf_counter()
     clock = StageTimer()
@@ -155,7 +156,7 @@ def measure_questions(setup: Setup) -> Numbers:
 
 
 def time_many(
-    qa: api.VideoQA, path: Path, counts: Sequence[int], new_tokens: int, repeats: int
+    qa: VideoQA, path: Path, counts: Sequence[int], new_tokens: int, repeats: int
 ) -> dict[int, Columns]:
     """Seconds of so many questions in one call, by their number; nothing is in the cache."""
     # No answer may end early, or its length would be measured.
@@ -186,13 +187,13 @@ def cells_by_count(taken: dict[int, Columns]) -> list[Numbers]:
 
 
 @contextmanager
-def load_qa(setup: Setup) -> Iterator[api.VideoQA]:
+def load_qa(setup: Setup) -> Iterator[VideoQA]:
     """The model with a token cache of its own, which may be emptied at will."""
     with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, VZVIDEO_CACHE=cache):
-        yield api.load(setup.model, device=setup.device)
+        yield loading.load(setup.model, device=setup.device)
 
 
-def empty_cache(qa: api.VideoQA) -> None:
+def empty_cache(qa: VideoQA) -> None:
     """For what `load_qa` gave."""
     qa.forget()
     shutil.rmtree(weights.cache_root() / "tokens", ignore_errors=True)

@@ -16,8 +16,8 @@ from vzvideo.errors import SettingsError
 from vzvideo.words import format_duration, pluralize
 
 if TYPE_CHECKING:
-    from vzvideo.corpus.job import Progress, Summary
     from vzvideo.corpus.manifest import Task
+    from vzvideo.corpus.progress import Progress, Summary
 
 _TOLD_S = 30.0  # between two lines of progress where there is no terminal
 _Videos = Annotated[

@@ -270,9 +270,9 @@ def load(settings: Settings) -> VideoQA:
     """The model of these settings; a download shows how far it is."""
     with progress_bars() as progress:
         progress("loading", 0, 0)
-        from vzvideo.qa import video_qa as qa
+        from vzvideo.qa import loading
 
-        return qa.load(settings=settings, progress=progress, say=say)
+        return loading.load(settings=settings, progress=progress, say=say)
 
 
 _quiet = False

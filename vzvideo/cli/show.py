@@ -55,7 +55,7 @@ def show(
     if page and page.suffix.lower() not in (".html", ".htm"):
         raise SettingsError(f"-o {page}: name it .html; `--png` writes a picture")
     check(video, settings)  # before what takes a second to import
-    from vzvideo.qa import video_qa as api
+    from vzvideo.qa import loading
     from vzvideo.qa.asking import validate_question
     from vzvideo.show import look, redundancy
 
@@ -63,7 +63,7 @@ def show(
     look.check(video)
     with progress_bars() as progress:
         part: Any = "tower" if ask is None else "both"
-        qa = api.load(settings=settings, progress=progress, say=say, part=part)
+        qa = loading.load(settings=settings, progress=progress, say=say, part=part)
         looked, tokens = look.inspect_video(qa, video, question=question, progress=progress)
         answer = evidence = None
         if ask is not None:

@@ -81,9 +81,9 @@ def estimate(
 ) -> Estimate:
     """Opens every video for its header, and adds up what asking it would take. One is tried."""
     from vzvideo.corpus import planning
-    from vzvideo.qa import video_qa as qa
+    from vzvideo.qa import loading
 
-    planner = qa.load(settings=settings.replace(cache=False), say=say, part="outline")
+    planner = loading.load(settings=settings.replace(cache=False), say=say, part="outline")
     tasks = planning.with_default_clip(tasks, settings)
     found = Estimate(videos=len({task.video for task in tasks}))
     decoders: list[GuardedDecoder] = [GuardedDecoder(guard) for _ in range(_AT_ONCE)]

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vzvideo._version import __version__
@@ -30,6 +29,7 @@ from vzvideo.corpus.planning import (
     read_index,
     with_default_clip,
 )
+from vzvideo.corpus.progress import Meter, Progress, Summary
 from vzvideo.corpus.results import Format, Results, check_format
 from vzvideo.corpus.rows import to_utf8
 from vzvideo.corpus.stages import (
@@ -43,6 +43,7 @@ from vzvideo.corpus.stages import (
     WriteTokens,
     Written,
 )
+from vzvideo.corpus.standing import COLUMNS, standing_rows
 from vzvideo.models import weights
 from vzvideo.video.guarded import Guard
 from vzvideo.words import pluralize
@@ -50,53 +51,9 @@ from vzvideo.words import pluralize
 if TYPE_CHECKING:
     from vzvideo.qa.video_qa import VideoQA
 
-_MESSAGES = 5  # kept of what went wrong
 _PASSES = 3  # how often what an actor or a node took with it is tried again
 _AFTER_S, _AT_MOST_S = 2.0, 60.0  # what was answered is written after a fiftieth of the time so far
-_LATELY, _LATELY_S = 10, 60.0  # videos and seconds that the rate goes back, whichever is more
-_SHORTEST_S = 5.0  # that a rate is taken over
 _NOT_SETTINGS = ("vzvideo", "dtype", "start_s", "end_s")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a job is.
-
-    rate: videos a second lately; left_s: what the rest takes at that rate. Both None until there is
-    something to go by.
-    """
-
-    rows: int
-    failed: int
-    total: int
-    rate: float | None
-    left_s: float | None
-
-
-@dataclass
-class Summary:
-    """What a job did, or has done so far.
-
-    rows: wanted in all. done: there, in the output; kept: of these, from a former run.
-    failed: those with an error, by "stage:code". messages: why, of the first few in words.
-    """
-
-    rows: int = 0
-    done: int = 0
-    kept: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    messages: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def count(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Rows that are there now."""
-        for row in rows:
-            self.done += 1
-            if row["error"] is not None:
-                self.failed[row["error"]] += 1
-                known = row["message"] in self.messages  # of a video with several questions
-                if not known and len(self.messages) < _MESSAGES:
-                    self.messages.append(row["message"])
 
 
 # -- the jobs
@@ -233,6 +190,14 @@ class _Job:
             "vzvideo": __version__,
         }
 
+    def _wanted(self, works: Iterable[Work]) -> dict[str, dict[str, Any]]:
+        """Their rows by id, without outcome."""
+        return {
+            name: self.row(name, work) | {"question": question}
+            for work in works
+            for name, question in work.task.asked
+        }
+
     def run(
         self,
         works: list[Work],
@@ -249,7 +214,13 @@ class _Job:
         begun = written = time.monotonic()
         with self._results as results:
             results.compact(say)  # a job that was killed may have left two of a row
-            standing, stale = self._standing(works, unplannable, retry_failed, say)
+            # What is stale stays where it is until other rows stand for it.
+            standing, stale = standing_rows(
+                results.existing([name for name in COLUMNS if name in self._columns], say),
+                self._wanted([*works, *(item.work for item in unplannable)]),
+                retry_failed,
+                say,
+            )
             summary.count(standing.values())
             summary.kept = len(standing)
 
@@ -262,7 +233,7 @@ class _Job:
                 take(item)
             left = (_remaining(work, standing) for work in works)
             waiting = {work.task.place: work for work in left if work.task.asked}
-            meter = _Meter(progress)
+            meter = Meter(progress)
             with connect(say) if waiting else nullcontext():
                 for number in range(_PASSES if waiting else 0):
                     before, trouble = len(waiting), None
@@ -296,83 +267,6 @@ class _Job:
                 results.compact(say)
         summary.seconds = time.monotonic() - begun
         return summary
-
-    def _standing(
-        self, works: list[Work], unplannable: list[Failed], retry_failed: bool, say: Say
-    ) -> tuple[dict[str, dict[str, Any]], int]:
-        """Rows that need not be made again, by id, and how many are to be.
-
-        Those stay where they are until others stand for them.
-        """
-        names = ["id", "video", "start_s", "end_s", "settings", "version", "error", "message"]
-        names += ["question"] if "question" in self._columns else []
-        before = self._results.existing(names, say)
-        wanted = {}
-        for work in [*works, *(item.work for item in unplannable)]:
-            for name, question in work.task.asked:
-                wanted[name] = self.row(name, work) | {"question": question}
-        why: Counter[str] = Counter()
-        standing = {}
-        for name in before.keys() & wanted.keys():
-            reason = _stale_column(before[name], wanted[name], retry_failed)
-            if reason:
-                why[reason] += 1
-            else:
-                standing[name] = before[name]
-        stale = why.total()
-        words = {"settings": "made with other settings", "version": "of a video changed since",
-                 "question": "of another question", "error": "that failed"}  # fmt: skip
-        for reason, count in why.items():
-            say(f"{pluralize(count, 'row')} {words.get(reason, 'of another video')}: made again")
-        others = len(before) - len(standing) - stale
-        if others:
-            say(f"of other questions, left where they are: {pluralize(others, 'row')}")
-        if standing:
-            failed = sum(row["error"] is not None for row in standing.values())
-            again = f", {failed} of them failed (--retry-failed tries again)" if failed else ""
-            say(f"there already: {pluralize(len(standing), 'row')}{again}")
-        return standing, stale
-
-
-def _stale_column(row: dict[str, Any], wanted: dict[str, Any], retry_failed: bool) -> str:
-    """The column for which a row has to be made again, or nothing."""
-    if row["error"] and retry_failed:
-        return "error"
-    for name in ("settings", "question", "start_s", "end_s"):
-        if name in row and row[name] != wanted[name]:
-            return name
-    if row["version"] != wanted["version"]:
-        # A video that cannot be looked at now may well be the one that was.
-        return "version" if wanted["version"] or row["error"] else ""
-    # The same file may have been named otherwise, from another folder.
-    same = row["video"] == wanted["video"] or bool(row["version"])
-    return "" if same else "video"
-
-
-class _Meter:
-    """Says how far a job is, and how fast it has been lately."""
-
-    def __init__(self, progress: Callable[[Progress], None] | None) -> None:
-        self._progress = progress
-        self._begun_s: float | None = None
-        self._done_s: deque[float] = deque()
-
-    def tell(self, summary: Summary, videos_left: int) -> None:
-        """One more video is done."""
-        if self._progress is None:
-            return
-        now = time.monotonic()
-        self._begun_s = now if self._begun_s is None else self._begun_s
-        # What was done while models were loaded comes out all at once, and says nothing.
-        if now - self._begun_s < _SHORTEST_S:
-            self._done_s.clear()
-        self._done_s.append(now)
-        while len(self._done_s) > _LATELY and now - self._done_s[0] > _LATELY_S:
-            self._done_s.popleft()
-        span_s = now - self._done_s[0]
-        rate = (len(self._done_s) - 1) / span_s if span_s > _SHORTEST_S else None
-        left_s = videos_left / rate if rate else None
-        self._progress(Progress(summary.done, summary.failed.total(), summary.rows, rate, left_s))
 
 
 def _remaining(work: Work, standing: dict[str, Any]) -> Work:

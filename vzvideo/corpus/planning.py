@@ -41,10 +41,10 @@ def output_schema(*names: str) -> dict[str, Any]:
 
 def load_planner(settings: Settings, say: Say) -> VideoQA:
     """The model without its weights; it is fetched here first, so that trouble shows at once."""
-    from vzvideo.qa import video_qa as qa
+    from vzvideo.qa import loading
 
     _check_installed()
-    planner = qa.load(settings=settings.replace(cache=False), say=say, part="outline")
+    planner = loading.load(settings=settings.replace(cache=False), say=say, part="outline")
     # What "auto" means is decided once, here, and not on every node.
     folder = os.path.isdir(planner.name)
     planner.settings = planner.settings.replace(

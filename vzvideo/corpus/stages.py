@@ -256,9 +256,9 @@ def _load(settings: Settings, part: Any) -> VideoQA:
     """Half a model, fetched first where this node has none."""
     import torch
 
-    from vzvideo.qa import video_qa as qa
+    from vzvideo.qa import loading
 
     if not torch.cuda.is_available():
         # As many actors as cores serve a machine better than threads that wait for each other.
         torch.set_num_threads(1)
-    return qa.load(settings=settings.replace(cache=False), part=part)
+    return loading.load(settings=settings.replace(cache=False), part=part)

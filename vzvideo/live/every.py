@@ -26,7 +26,7 @@ class Every:
     def __init__(self, ingest: Ingest, seconds: float, ask: Callable[[], Answer]) -> None:
         """ask: what gives the answer of this moment."""
         self._ingest, self._seconds, self._ask = ingest, seconds, ask
-        ingest.hold(self, max(ingest.memory.end_s, 0.0) + seconds)
+        ingest.holders.hold(self, max(ingest.memory.end_s, 0.0) + seconds)
 
     def __iter__(self) -> Iterator[Answer]:
         return self._answers(threading.Event())
@@ -41,9 +41,9 @@ class Every:
                 begun_s = ingest.memory.start_s
             due_s = begun_s + seconds
             while True:
-                ingest.hold(self, due_s)
+                ingest.holders.hold(self, due_s)
                 reached_s = ingest.wait_until(due_s, left)
-                held = ingest.held
+                held = ingest.holders.waiting
                 if left.is_set() or (reached_s <= answered_s and not held):
                     return
                 if reached_s > answered_s:  # else nothing was shown in between
@@ -56,7 +56,7 @@ class Every:
                 self.skipped += late
                 due_s = due_s + seconds if held else max(reached_s, due_s) + seconds
         finally:
-            ingest.release(self)
+            ingest.holders.release(self)
 
     async def __aiter__(self) -> AsyncIterator[Answer]:
         left = threading.Event()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vzvideo.errors import ModelError, SettingsError
+from vzvideo.live.holding import Holders
 from vzvideo.live.moments import tokens_to_moments
 from vzvideo.live.sources import LiveSource, downscale, is_similar, thumbnail
 from vzvideo.live.stats import COUNTED, Stats
 from vzvideo.types import FrameBatch, Policy, VisualTokens
-from vzvideo.video.base import SAME_S
 from vzvideo.visionzip.memory import Memory
 
 _STEP_S = 0.04  # from the last frame of one source to the first of the next
@@ -83,9 +82,7 @@ class Ingest:
         self._last: _Frame | None = None  # the last that was to be encoded
         self._live: LiveSource | None = None
         self._waits = False  # whether what is attached is held back where somebody asks it so
-        self._held = False  # whether it stands and waits for that
-        # Who wants a source that can wait to go no further, and up to when.
-        self._holds: weakref.WeakKeyDictionary[object, float] = weakref.WeakKeyDictionary()
+        self.holders = Holders(self._changed)
         self._attached = False  # was anything ever
         self._untold: BaseException | None = None  # what went wrong in a thread
         self._broken: BaseException | None = None  # why the encoder's has ended
@@ -99,15 +96,7 @@ class Ingest:
 
     def push(self, frame: NDArray[np.uint8], pts_s: float) -> None:
         """See `Stream.push`."""
-        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
-            kind = getattr(frame, "dtype", type(frame).__name__)
-            raise SettingsError(f"frame: {kind} given, uint8 (H, W, 3) is needed")
-        if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-            raise SettingsError(f"frame: uint8 {frame.shape} given, uint8 (H, W, 3) is needed")
-        if not isinstance(pts_s, (int, float, np.number)) or not math.isfinite(pts_s):
-            raise SettingsError(f"pts_s: {pts_s} given, seconds are needed")
-        if pts_s < 0:  # which in a question counts from now
-            raise SettingsError(f"pts_s: {pts_s:g} given, times of a stream begin at 0")
+        _check_frame(frame, pts_s)
         with self._changed:
             self._check(feeding=True)
             if self._live is not None:
@@ -117,7 +106,7 @@ class Ingest:
     def attach(self, open_at: Callable[[float], LiveSource], *, waits: bool = False) -> None:
         """Reads a source in a thread of its own; open_at: the source, by the time it begins at.
 
-        waits: it loses nothing by being held back, as a file does; see `hold`.
+        waits: it loses nothing by being held back, as a file does; see `holders`.
         """
         with self._changed:
             self._check(feeding=True)
@@ -148,7 +137,8 @@ class Ingest:
     def _take(self, pixels: NDArray[np.uint8], pts_s: float) -> None:
         small = thumbnail(pixels)
         with self._pushing, self._changed:
-            self._wait_for_holders(pts_s)
+            if self._live is not None and self._waits:
+                self.holders.wait(pts_s, lambda: self._over)
             self._check_open()
             if pts_s < self._newest_s:
                 raise SettingsError(
@@ -170,36 +160,6 @@ class Ingest:
             self._newest_s = pts_s
             self._counts["frames_in"] += 1
             self._changed.notify_all()
-
-    def hold(self, who: object, until_s: float) -> None:
-        """Frames behind `until_s` of a source that can wait are not taken until `who`, which lives,
-        says a later time."""
-        with self._changed:
-            self._holds[who] = until_s + SAME_S
-            self._held = False  # whoever is held looks again
-            self._changed.notify_all()
-
-    def release(self, who: object) -> None:
-        """`who` holds nothing back any more."""
-        with self._changed:
-            self._holds.pop(who, None)
-            self._held = False
-            self._changed.notify_all()
-
-    @property
-    def held(self) -> bool:
-        """Whether the source waits for somebody who holds it back."""
-        return self._held
-
-    def _wait_for_holders(self, pts_s: float) -> None:
-        if self._live is None or not self._waits:
-            return
-        while pts_s > min(self._holds.values(), default=math.inf) and not self._over:
-            if not self._held:
-                self._held = True
-                self._changed.notify_all()
-            self._changed.wait(_LOOK_S)  # a holder may have gone without a word
-        self._held = False
 
     def _shows_nothing_new(
         self, pixels: NDArray[np.uint8], small: NDArray[np.int16], last: _Frame
@@ -319,7 +279,7 @@ class Ingest:
         there, or `left` is set and `wake` called; how far it goes."""
 
         def over() -> bool:
-            held = self._held and not self._pending
+            held = self.holders.waiting and not self._pending
             return (self._attached and self._idle) or held or self._over or left.is_set()
 
         with self._changed:
@@ -408,6 +368,19 @@ class Ingest:
     def ended(self) -> bool:
         """Whether all threads have ended."""
         return not any(thread.is_alive() for thread in self._threads)
+
+
+def _check_frame(frame: object, pts_s: object) -> None:
+    """SettingsError where it is no frame of a stream."""
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
+        kind = getattr(frame, "dtype", type(frame).__name__)
+        raise SettingsError(f"frame: {kind} given, uint8 (H, W, 3) is needed")
+    if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise SettingsError(f"frame: uint8 {frame.shape} given, uint8 (H, W, 3) is needed")
+    if not isinstance(pts_s, (int, float, np.number)) or not math.isfinite(pts_s):
+        raise SettingsError(f"pts_s: {pts_s} given, seconds are needed")
+    if pts_s < 0:  # which in a question counts from now
+        raise SettingsError(f"pts_s: {pts_s:g} given, times of a stream begin at 0")
 
 
 def check_policy(policy: str) -> None:

