@@ -168,7 +168,7 @@ def score(
 ) -> dict[str, tuple[list[float], list[str]]]:
     """Scores and videos by kind of question."""
     features = [clip.tokens(frames, tokens, reduce) for clip in clips]
-    closed = [[q for q in clip.questions if _closed(q)] for clip in clips]
+    choices = [[q for q in clip.questions if closed(q)] for clip in clips]
     by_kind: dict[str, tuple[list[float], list[str]]] = {}
 
     def note(question: Question, value: float) -> None:
@@ -176,10 +176,10 @@ def score(
         values.append(value)
         videos.append(question.video)
 
-    asked = [i for i, some in enumerate(closed) if some]
+    asked = [i for i, some in enumerate(choices) if some]
     if asked:
-        chosen = judge.chosen([features[i] for i in asked], [closed[i] for i in asked])
-        for question in (q for some in closed for q in some):
+        chosen = judge.chosen([features[i] for i in asked], [choices[i] for i in asked])
+        for question in (q for some in choices for q in some):
             note(question, chosen[question.id])
     told = [(i, q) for i, clip in enumerate(clips) for q in clip.questions if q.metric == "caption"]
     if told:
@@ -190,7 +190,8 @@ def score(
     return by_kind
 
 
-def _closed(question: Question) -> bool:
+def closed(question: Question) -> bool:
+    """Whether there is something to choose from."""
     return question.metric == "choice" or set(question.answers) <= set(YES_NO)
 
 
@@ -229,11 +230,15 @@ def line(judge: Judge, groups: dict[str, list[Clip]], plan: Plan) -> dict[str, A
             scores |= score(judge, clips, plan.frames or FRAMES[name], tokens, reduce)
     kinds = {}
     for kind, (values, videos) in sorted(scores.items()):
-        low, high = scoring.bootstrap_interval(np.array(values), videos)
-        kinds[kind] = {
-            "score": float(np.mean(values)), "low": low, "high": high, "questions": len(values),
-        }  # fmt: skip
+        kinds[kind] = summarize(values, videos)
     return asdict(plan) | {"kinds": kinds}
+
+
+def summarize(values: Sequence[float], videos: Sequence[str]) -> dict[str, Any]:
+    """Scores of questions of one kind: mean, bootstrap interval by video, how many."""
+    low, high = scoring.bootstrap_interval(np.array(values), videos)
+    score = float(np.mean(values))
+    return {"score": score, "low": low, "high": high, "questions": len(values)}
 
 
 def _table(name: str) -> str:
@@ -303,7 +308,7 @@ def main() -> None:
     qa = vzvideo.load(args.model, dtype=args.dtype, device=args.device)
     asked: dict[str, list[Question]] = {}
     for question in files.read(args.clips / "questions.jsonl"):
-        if _closed(question) or question.metric == "caption":
+        if closed(question) or question.metric == "caption":
             asked.setdefault(question.video, []).append(question)
     texts = [(Path(q.video).name, q.question, q.answers) for some in asked.values() for q in some]
     folder = weights.locate(qa.card)

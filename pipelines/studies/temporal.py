@@ -25,13 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vzvideo
-from pipelines.studies.compare import Clip, Judge, _closed, look
+from pipelines.studies.compare import Clip, Judge, closed, look, summarize
 from pipelines.studies.reductions import by_pooling
 from vzvideo import visionzip
 from vzvideo.bench.measure import environment, spread
 from vzvideo.corpus.manifest import ENDINGS
 from vzvideo.evaluation import questions as files
-from vzvideo.evaluation import scoring
 from vzvideo.evaluation.questions import Question
 from vzvideo.models.encoder import Encoder, Scored
 from vzvideo.qa.video_qa import VideoQA
@@ -96,10 +95,7 @@ def judged(
                 kinds: dict[str, Any] = {}
                 for kind in sorted({q.kind for some in asked for q in some}):
                     own = [q for some in asked for q in some if q.kind == kind]
-                    each_one = np.array([values[q.id] for q in own])
-                    low, high = scoring.bootstrap_interval(each_one, [q.video for q in own])
-                    kinds[kind] = {"score": float(each_one.mean()), "low": low, "high": high,
-                                   "questions": len(own)}  # fmt: skip
+                    kinds[kind] = summarize([values[q.id] for q in own], [q.video for q in own])
                 note({"frames": frames, "share": share, "tokens": len(features[0]), "way": name,
                       "kinds": kinds})  # fmt: skip
 
@@ -200,7 +196,7 @@ def main() -> None:
     if args.clips:
         asked: dict[str, list[Question]] = {}
         for question in files.read(args.clips / "questions.jsonl"):
-            if Path(question.video).name.startswith("long") and _closed(question):
+            if Path(question.video).name.startswith("long") and closed(question):
                 asked.setdefault(question.video, []).append(question)
         some = list(asked.items())[: args.limit]
         clips: list[Clip] = [Clip(look(qa.encoder, Path(v), max(FRAMES)), q) for v, q in some]

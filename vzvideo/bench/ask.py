@@ -104,10 +104,7 @@ def _stages_alone(qa: VideoQA, path: Path, frames: int, taken: Columns) -> str:
     with timed(taken, "decode_alone_s"), opened as frames_found:
         batches = list(frames_found.batches)
     with timed(taken, "encode_alone_s"):
-        clip = recipe.start()
-        for batch in batches:
-            clip.add(batch)
-        tokens = clip.tokens()
+        tokens = recipe.encoder.encode_clip(batches, recipe.compression)
     with timed(taken, "prefill_alone_s"):
         prefix = qa.language.prefill(tokens)
     with timed(taken, "generate_alone_s"):

@@ -158,16 +158,12 @@ class Encode(Stage):
         self._compression = compression
 
     def work(self, item: Decoded) -> Encoded:
-        from vzvideo.models.encoder import ClipEncoder
         from vzvideo.video.base import no_frames
 
         if not item.batches:
             raise no_frames(item.work.task.video)
         begun = time.perf_counter()
-        clip = ClipEncoder(self._encoder, self._compression)
-        for batch in item.batches:
-            clip.add(batch)
-        tokens = clip.tokens()
+        tokens = self._encoder.encode_clip(item.batches, self._compression)
         about = tokens.settings | item.work.about
         about |= {
             "dtype": str(self._encoder.dtype).removeprefix("torch."),

@@ -73,8 +73,9 @@ class Stream:
             raise SettingsError(f"{', '.join(sorted(wrong))}: say it to `load`, of the whole model")
         self._qa = qa
         self._settings = qa.settings.replace(**changes)
-        # One frame: how many a file may have, which the settings may say, is of no concern here.
-        recipe = qa.recipe(**{"frames": 1, **changes, "temporal": "off"})
+        # One frame: how many a file may have, and whether it is zipped across them, which the
+        # settings may say, is of no concern here.
+        recipe = qa.recipe(**{"frames": 1, "temporal": "off", **changes})
         self._size, compression = recipe.size, recipe.compression
         made_by = ("vzvideo", "model", "tower", "dtype", "fit")
         self._about = {name: recipe.about.get(name) for name in made_by} | compression.about()

@@ -207,6 +207,14 @@ class Encoder:
             until=zipped.until.cpu().numpy().astype(np.int32),
         )
 
+    def encode_clip(self, batches: Iterable[FrameBatch], settings: ZipSettings) -> VisualTokens:
+        """All batches of one video, at least one, to its tokens; across frames where `settings` say
+        so."""
+        clip = ClipEncoder(self, settings)
+        for batch in batches:
+            clip.add(batch)
+        return clip.tokens()
+
     def encode_stream(
         self, batches: Iterable[FrameBatch], settings: ZipSettings | None = None
     ) -> Iterator[VisualTokens]:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from vzvideo.errors import SettingsError
+from vzvideo.models.encoder import ClipEncoder
 from vzvideo.qa.prefetch import Prefetch, Span, StageTimer
 from vzvideo.qa.store import TokenCache, is_playlist
 from vzvideo.types import FrameBatch, VisualTokens, is_token_file
@@ -126,14 +127,13 @@ class CachedEncoder:
 
     def encode_frames(self, frames: FrameBatch, recipe: Recipe) -> Encoded:
         """The tokens of frames in memory, which are not kept."""
-        clock, clip = StageTimer(), recipe.start()
-        each = recipe.settings.batch
+        clock, each = StageTimer(), recipe.settings.batch
+        batches = (
+            FrameBatch(frames.pixels[at : at + each], frames.pts_s[at : at + each], frames.source)
+            for at in range(0, len(frames), each)
+        )
         with clock.stage("encode"):
-            for first in range(0, len(frames), each):
-                some = slice(first, first + each)
-                batch = FrameBatch(frames.pixels[some], frames.pts_s[some], frames.source)
-                clip.add(batch)
-            tokens = clip.tokens()
+            tokens = recipe.encoder.encode_clip(batches, recipe.compression)
             synchronize(recipe.encoder.device)
         noted = recipe.about | tokens.settings | {"asked": len(frames), "lost": frames.lost}
         tokens = replace(tokens, settings=noted)
@@ -147,7 +147,7 @@ class CachedEncoder:
     def _encode(self, source: str, recipe: Recipe, progress: Progress) -> Encoded:
         clock = StageTimer()
         asked = lost = 0
-        clip = recipe.start()
+        clip = ClipEncoder(recipe.encoder, recipe.compression)
         with ExitStack() as opened:
             with clock.stage("decode"):
                 found = opened.enter_context(

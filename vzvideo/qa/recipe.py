@@ -12,7 +12,7 @@ from vzvideo import config, visionzip
 from vzvideo._version import __version__
 from vzvideo.errors import SettingsError
 from vzvideo.models.catalog import ModelCard
-from vzvideo.models.encoder import NO_COMPRESSION, ClipEncoder, Encoder, ZipSettings
+from vzvideo.models.encoder import NO_COMPRESSION, Encoder, ZipSettings
 from vzvideo.models.language import SHORTEST_ANSWER, LanguageModel
 from vzvideo.video import sampling
 
@@ -36,10 +36,6 @@ class Recipe:
     frames: int
     size: int
     about: dict[str, Any]
-
-    def start(self) -> ClipEncoder:
-        """For the frames of one video."""
-        return ClipEncoder(self.encoder, self.compression)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ class ZipSettings:
     @property
     def contextual_share(self) -> float:
         """Of the tokens that come out, the share that others are merged into."""
-        return self.contextual / (self.contextual + (self.dominant or 1))
+        total = (self.dominant or 0) + self.contextual
+        return self.contextual / total if total else 0.0
 
 
 NO_COMPRESSION = ZipSettings(dominant=None, contextual=0)

@@ -59,10 +59,8 @@ class Family:
 
     def hand_over(self, modality: str, features: list[Tensor]) -> Any:
         """Features (M, D) of each item in the container that the model's forward expects."""
-        whole: Any = features
-        if modality in self.stacked:  # of several clips one may be left with fewer
-            alike = len({len(each) for each in features}) == 1
-            whole = torch.stack(features) if alike else torch.cat(features)[None]
+        # As one row, for of several clips one may be left with fewer; models flatten what they get.
+        whole = torch.cat(features)[None] if modality in self.stacked else features
         return BaseModelOutputWithPooling(pooler_output=whole)  # type: ignore[arg-type]
 
     def positions(self, given: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
